@@ -1,0 +1,219 @@
+"""The commands: each calls one function of a layer and prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from doctor import __version__
+from doctor.errors import DoctorError, Unknown, WrongUsage
+from doctor.facts import AREAS, SCHEMA, Facts, to_json
+from doctor.survey import DEFAULT_AREAS, survey
+from doctor.system import System
+from doctor.tables import Tables
+
+NEEDED_AREAS = {
+    "nvidia": ("host", "python"),
+    "ascend": ("host", "python", "torch"),
+    "torch": ("host", "python", "nvidia", "ascend"),
+    "python": ("host", "nvidia", "ascend", "torch"),
+    "rust": ("host", "python"),
+}
+"""What must be looked at, though not shown, for the findings of an area to be right."""
+
+
+class DefaultsToCheck(click.Group):
+    """The bare command, with options or without, is `check`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `check` before the first word that is neither a command nor an option of the group."""
+        position = 0
+        takes_value = {o for p in self.params for o in p.opts if not getattr(p, "is_flag", False)}
+        own = {o for p in self.params for o in p.opts} | {"--help"}
+        while position < len(args) and args[position].partition("=")[0] in own:
+            position += 2 if args[position] in takes_value else 1
+        rest = args[position:]
+        if not rest and not {"--help", "--version"} & set(args):
+            args = [*args, "check"]
+        elif rest and rest[0].startswith("-") and rest[0] != "--":
+            args = [*args[:position], "check", *rest]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=DefaultsToCheck, context_settings={"help_option_names": ["--help"]})
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Examine the system below DIR (a container image, a mounted disk), not this one.",
+)
+@click.option("--debug", is_flag=True, help="Show a traceback where something fails.")
+@click.version_option(__version__, prog_name="nanochat-doctor", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, root: Path | None, debug: bool) -> None:  # fmt: skip
+    """Looks at a machine, says what is wrong with it, and what to do.
+
+    Without a command it is `check`. Exit status: 0 fine, 1 a problem was found or the work failed,
+    2 wrong usage.
+    """
+    ctx.obj = {"root": root, "debug": debug}
+
+
+def _areas(_ctx: click.Context, _param: click.Parameter, value: Sequence[str]) -> tuple[str, ...]:
+    """Areas out of repeated options and commas."""
+    words = [word.strip() for item in value for word in item.split(",") if word.strip()]
+    for word in words:
+        if word not in AREAS:
+            raise click.BadParameter(f"{word!r} is no area; there are {', '.join(AREAS)}.")
+    return tuple(dict.fromkeys(words))
+
+
+def _python(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not os.path.isfile(value):
+        raise click.BadParameter(f"there is no program at {value!r}.")
+    return os.path.abspath(value) if value else None
+
+
+PYTHON = click.option("--python", metavar="PATH", callback=_python,
+                      help="Examine this interpreter and its packages.")  # fmt: skip
+NETWORK = click.option("--network", is_flag=True, help="Also ask indexes, hub and mirrors.")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print facts and findings as JSON.")
+@click.option("--strict", is_flag=True, help="Warnings count as problems for the exit status.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="AREA",
+    callback=_areas,
+    help=f"Show only this area; repeatable. One of {', '.join(AREAS)}.",
+)
+@click.option(
+    "--deep", is_flag=True, help="Import torch in a child, run kernels, a TCPStore and two ranks."
+)
+@NETWORK
+@PYTHON
+@click.pass_obj
+def check(obj: dict[str, Any], as_json: bool, strict: bool, only: tuple[str, ...], deep: bool,
+          network: bool, python: str | None) -> int:  # fmt: skip
+    """Say what this machine is, what is wrong with it, and what to do."""
+    from doctor.findings import ERROR, WARNING, examine
+    from doctor.report import area_of, print_report
+
+    shown = only or (*DEFAULT_AREAS, *(["network"] if network else []))
+    wanted = {*shown, *(need for area in shown for need in NEEDED_AREAS.get(area, ()))}
+    tables = Tables()
+    facts = _look(obj, tables, wanted, python, deep)
+    findings = examine(facts, tables)
+    if only:
+        findings = [f for f in findings if area_of(f.code) in only]
+        facts = replace(facts, **{area: None for area in AREAS if area not in only})
+    if as_json:
+        _print_json(
+            {
+                "schema": SCHEMA,
+                "facts": to_json(facts),
+                "findings": [finding.to_json() for finding in findings],
+            }
+        )
+    else:
+        print_report(facts, findings, shown, sys.stdout)
+    bad = {ERROR, WARNING} if strict else {ERROR}
+    return int(any(finding.severity in bad for finding in findings))
+
+
+@cli.command()
+@NETWORK
+@PYTHON
+@click.pass_obj
+def facts(obj: dict[str, Any], network: bool, python: str | None) -> int:
+    """Print the facts alone as JSON, without names, addresses, serial numbers and secrets."""
+    from doctor.redact import redact
+
+    areas = {*DEFAULT_AREAS, *(["network"] if network else [])}
+    system = System(obj["root"])
+    found = survey(system, Tables(), areas=areas, python=python, debug=obj["debug"])
+    _print_json(redact(to_json(found), system))
+    return 0
+
+
+@cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PYTEST ARGUMENTS]")
+def selftest(arguments: tuple[str, ...]) -> int:
+    """Run the whole test suite of the checkout: linters, types, tests."""
+    from doctor import selftest as runner
+
+    return runner.run(arguments)
+
+
+def _look(
+    obj: dict[str, Any], tables: Tables, areas: set[str], python: str | None, deep: bool
+) -> Facts:
+    system = System(obj["root"])
+    found = survey(system, tables, areas=areas, python=python, debug=obj["debug"])
+    if not deep:
+        return found
+    from doctor.probe import deep as experiments
+
+    try:
+        return replace(found, deep=experiments.probe(system, found))
+    except Unknown as error:
+        return replace(found, unknown={**found.unknown, "deep": str(error)})
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+def main() -> None:
+    """Entry point: one sentence for what went wrong, a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    status = 1
+    try:
+        result = cli.main(prog_name="nanochat-doctor", standalone_mode=False)
+        status = result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except click.exceptions.Exit as error:
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        status = 130
+    except DoctorError as error:
+        if debug:
+            raise
+        click.echo(f"nanochat-doctor: {error}", err=True)
+        status = error.exit_code
+    except BrokenPipeError:
+        status = 1
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(
+            f"nanochat-doctor failed unexpectedly ({type(error).__name__}: {error}); run it again "
+            "with --debug and report what it prints.",
+            err=True,
+        )
+    _leave(status)
+
+
+def _leave(status: int) -> None:
+    """End at once: a probe that hangs in a dead file system must not hold the process."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (BrokenPipeError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    os._exit(status)
+
+
+__all__ = ["WrongUsage", "cli", "main"]

@@ -1,0 +1,622 @@
+"""What is known of a machine: frozen values that travel as JSON and can be replayed anywhere.
+
+Each value has three answers. A value; `None` for *absent* (looked for and not there); and `None`
+with an entry in the dataclass's `unknown`, which maps the field's name to the reason why it could
+not be had. Sizes are in MiB, times in seconds, unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from doctor.errors import DoctorError
+
+SCHEMA = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """Base of every dataclass in here."""
+
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Field name -> why its value could not be had."""
+
+
+# --- host ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool(Fact):
+    """A program found on the PATH."""
+
+    path: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host(Fact):
+    """The machine under everything: system, processor, memory, limits, build tools."""
+
+    os: str | None = None
+    """`Linux`, `Darwin`, … as uname says."""
+    kernel: str | None = None
+    arch: str | None = None
+    """Processor architecture in uname's words: `x86_64`, `aarch64`, `arm64`."""
+    distro_id: str | None = None
+    distro_like: tuple[str, ...] = ()
+    distro_name: str | None = None
+    distro_version: str | None = None
+    cpu_model: str | None = None
+    cores: int | None = None
+    """Logical processors that this process may use."""
+    physical_cores: int | None = None
+    cpu_flags: tuple[str, ...] = ()
+    """Only those that decide something here: AVX-512, AMX, bf16, SVE and their like."""
+    memory_total: int | None = None
+    memory_available: int | None = None
+    swap_total: int | None = None
+    cgroup_memory_limit: int | None = None
+    cgroup_cpu_limit: float | None = None
+    """CPU quota in cores."""
+    libc: str | None = None
+    """`glibc` or `musl`."""
+    libc_version: str | None = None
+    libstdcxx: str | None = None
+    """Newest GLIBCXX symbol version that the system's libstdc++ offers."""
+    wsl: bool | None = None
+    container: str | None = None
+    """`docker`, `podman`, `lxc`, `kubernetes`, …; None outside of one."""
+    shm_total: int | None = None
+    shm_free: int | None = None
+    open_files_soft: int | None = None
+    open_files_hard: int | None = None
+    user_is_root: bool | None = None
+    usr_include: bool = False
+    """Whether there is a /usr/include at all, so that a missing header means something."""
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    """gcc, g++, clang, ld, cmake, ninja, ccache, git, uv, … by name; only those found."""
+    pip_index: str | None = None
+    """The package index that pip is set to; None is pip's default."""
+    uv_index: str | None = None
+    proxy_variables: tuple[str, ...] = ()
+    """Names of the proxy variables that are set; never their values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Python(Fact):
+    """The examined interpreter. Under `--root` it is read from its files, never run."""
+
+    executable: str | None = None
+    chosen_by: str = ""
+    """Why this one: `--python`, an active environment, …"""
+    version: str | None = None
+    implementation: str | None = None
+    bits: int | None = None
+    free_threaded: bool | None = None
+    prefix: str | None = None
+    prefix_free: int | None = None
+    """Space left on the disk that holds the environment."""
+    venv: bool | None = None
+    conda: bool | None = None
+    externally_managed: bool | None = None
+    headers: str | None = None
+    """Folder that holds Python.h."""
+    venv_module: bool | None = None
+    """Whether `python -m venv` can work (ensurepip is there)."""
+    pip_version: str | None = None
+    import_path: tuple[str, ...] = ()
+    """Where `import` looks, in order, .pth files counted; the current folder is not in it."""
+    shadowed_modules: tuple[str, ...] = ()
+    """Files of the current folder or PYTHONPATH that hide a module of the standard library."""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """Distribution -> version, of those that matter here."""
+
+
+# --- nvidia ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PciDevice(Fact):
+    """A graphics or compute function on the PCI bus, seen without any driver."""
+
+    address: str
+    vendor_id: str
+    device_id: str
+    chip: str | None = None
+    compute_capability: str | None = None
+    """As the chip's table row says; a live driver's word counts more."""
+    driver: str | None = None
+    """Kernel driver bound to it: `nvidia`, `nouveau`, `vfio-pci`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuProcess(Fact):
+    """A process that holds memory of a GPU."""
+
+    pid: int
+    name: str | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu(Fact):
+    """One GPU as the driver shows it."""
+
+    index: int
+    name: str | None = None
+    uuid: str | None = None
+    bus_id: str | None = None
+    device_id: str | None = None
+    """PCI device id, `0x2b85`."""
+    compute_capability: str | None = None
+    """`12.0`; from the driver, else from the tables (see `unknown`)."""
+    memory_total: int | None = None
+    """None without a reason for a device that shares the host's memory (GB10, Jetson)."""
+    memory_free: int | None = None
+    mig_mode: str | None = None
+    """`Enabled`, `Disabled`; None where the device knows no MIG."""
+    mig_instances: tuple[str, ...] = ()
+    """Profiles of its MIG devices, `1g.10gb`."""
+    ecc_mode: str | None = None
+    ecc_uncorrected: int | None = None
+    """Uncorrected volatile ECC errors."""
+    faults: tuple[str, ...] = ()
+    """Faults that last: pending row remaps, remap failures, retired pages pending, recovery asked."""
+    processes: tuple[GpuProcess, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toolkit(Fact):
+    """A CUDA toolkit on disk."""
+
+    path: str
+    version: str | None = None
+    nvcc: str | None = None
+    archs: tuple[str, ...] = ()
+    """Architectures that its nvcc knows (`--list-gpu-arch`), `12.0`."""
+    found_by: tuple[str, ...] = ()
+    """CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda, conda, pip, …"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Library(Fact):
+    """A shared library found on the machine."""
+
+    name: str
+    path: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nvidia(Fact):
+    """All that concerns NVIDIA GPUs."""
+
+    pci_devices: tuple[PciDevice, ...] = ()
+    device_nodes: tuple[str, ...] = ()
+    kernel_driver: str | None = None
+    """Version of the loaded kernel module."""
+    conflicting_module: str | None = None
+    """`nouveau` where it holds the card."""
+    driver_version: str | None = None
+    """Version of the user-space driver, as NVML or nvidia-smi says."""
+    driver_cuda: str | None = None
+    """Highest CUDA that the driver runs natively."""
+    driver_library: str | None = None
+    """Path of libcuda.so.1 as the loader would find it."""
+    source: str | None = None
+    """`nvml` or `nvidia-smi`."""
+    smi_error: str | None = None
+    """What NVML or nvidia-smi said instead of an answer."""
+    gpus: tuple[Gpu, ...] = ()
+    topology: tuple[tuple[str, ...], ...] = ()
+    """Matrix of link names between GPUs, as in `nvidia-smi topo -m` (NV18, PHB, SYS, X)."""
+    fabric_manager: str | None = None
+    """`running`, `not running`; None where the machine needs none."""
+    visible_variable: str | None = None
+    """Value of CUDA_VISIBLE_DEVICES; None when unset, empty when set to nothing."""
+    device_order: str | None = None
+    visible: tuple[int, ...] = ()
+    """Indices (of nvidia-smi) of the GPUs that a CUDA process would see."""
+    invalid_visible: tuple[str, ...] = ()
+    """Entries of CUDA_VISIBLE_DEVICES that name no device."""
+    toolkits: tuple[Toolkit, ...] = ()
+    nvcc: str | None = None
+    """The nvcc that a build would take: CUDA_HOME's, else PATH's, else /usr/local/cuda's."""
+    nvcc_version: str | None = None
+    libraries: tuple[Library, ...] = ()
+    """cuDNN and NCCL outside of Python environments."""
+
+
+# --- ascend ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Npu(Fact):
+    """One Ascend chip: a device of its own for ASCEND_RT_VISIBLE_DEVICES."""
+
+    index: int
+    """Logical number over all chips."""
+    npu_id: int
+    chip_id: int
+    name: str | None = None
+    """As npu-smi prints it (910B3, Ascend910)."""
+    series: str | None = None
+    """Row of build/ascend.toml: 910A, 910B, 910C, 310P."""
+    bus_id: str | None = None
+    health: str | None = None
+    hbm_total: int | None = None
+    hbm_used: int | None = None
+    bf16: bool | None = None
+    processes: tuple[GpuProcess, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cann(Fact):
+    """A CANN toolkit on disk."""
+
+    path: str
+    version: str | None = None
+    """`8.5.0`, `8.2.RC1`."""
+    inner_version: str | None = None
+    """`V100R001C25…`: the generation that drivers are matched with."""
+    accepts_drivers: tuple[str, ...] = ()
+    """Driver generations that it names in its install.info: `V100R001C23`."""
+    kernels: str | None = None
+    """Name of the installed operator (kernels) package, None where there is none."""
+    set_env: str | None = None
+    """Path of its set_env.sh."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchNpu(Fact):
+    """The torch_npu package of the examined Python."""
+
+    version: str
+    path: str | None = None
+    requires_torch: str | None = None
+    python_tags: tuple[str, ...] = ()
+    missing_libraries: tuple[str, ...] = ()
+    """Libraries that the loader would not find."""
+    missing_packages: tuple[str, ...] = ()
+    """Python packages that it or CANN imports and that are not installed."""
+    unfit_packages: tuple[str, ...] = ()
+    """Packages of a version that does not do: `numpy 2.1.0 (needs <2)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascend(Fact):
+    """All that concerns Huawei Ascend NPUs."""
+
+    pci_devices: tuple[PciDevice, ...] = ()
+    device_nodes: tuple[str, ...] = ()
+    """/dev/davinci0 …; without the managers."""
+    manager_nodes: tuple[str, ...] = ()
+    driver_version: str | None = None
+    driver_inner_version: str | None = None
+    """`V100R001C23…`."""
+    driver_accepts_cann: tuple[str, ...] = ()
+    firmware_version: str | None = None
+    firmware_accepts_drivers: tuple[str, ...] = ()
+    smi_path: str | None = None
+    smi_error: str | None = None
+    npus: tuple[Npu, ...] = ()
+    unreadable_nodes: tuple[str, ...] = ()
+    """Device nodes that this user may not open."""
+    device_group: str | None = None
+    """Group that owns the devices (HwHiAiUser)."""
+    user_in_group: bool | None = None
+    installed_for_all: bool | None = None
+    """Whether the driver was installed for all users, whatever their groups."""
+    toolkits: tuple[Cann, ...] = ()
+    active_toolkit: str | None = None
+    """Path of the toolkit that the environment points to, else that `latest` does."""
+    env_sourced: bool | None = None
+    """Whether set_env.sh took effect: its variables set and its libraries on the loader's path."""
+    env_missing: tuple[str, ...] = ()
+    """What of it is missing: names of variables or `LD_LIBRARY_PATH`."""
+    nnal: str | None = None
+    """Folder of NNAL (ATB), if installed."""
+    visible_variable: str | None = None
+    visible: tuple[int, ...] = ()
+    invalid_visible: tuple[str, ...] = ()
+    torch_npu: TorchNpu | None = None
+
+
+# --- torch -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchCode(Fact):
+    """Compiled code for one GPU architecture in a library's fatbin."""
+
+    arch: str
+    """`9.0`; with the suffix of an architecture-specific target, `9.0a`."""
+    sass: int = 0
+    """Entries with machine code."""
+    ptx: int = 0
+    """Entries with PTX."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingLibrary(Fact):
+    """A library that the loader would not find."""
+
+    name: str
+    needed_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Companion(Fact):
+    """A package with code compiled against one torch."""
+
+    name: str
+    version: str
+    requires_torch: str | None = None
+    """The requirement its metadata declares, `==2.9.1`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchBuild(Fact):
+    """A PyTorch as its files tell, without importing it."""
+
+    path: str
+    """Folder of the package (the one with version.py)."""
+    version: str | None = None
+    local_tag: str | None = None
+    """What follows the `+` in its version."""
+    flavour: str | None = None
+    """`cuda`, `cpu`, `rocm`, `xpu`."""
+    cuda: str | None = None
+    git_commit: str | None = None
+    debug: bool | None = None
+    cpu_arch: str | None = None
+    python_tags: tuple[str, ...] = ()
+    """Interpreters its extension was built for: `cp312`."""
+    built: bool = False
+    """Whether the compiled libraries are there."""
+    archs: tuple[ArchCode, ...] = ()
+    """What libtorch_cuda.so holds, in order of architecture."""
+    sibling_archs: Mapping[str, tuple[ArchCode, ...]] = field(default_factory=dict)
+    """The same for its sibling libraries, by file name."""
+    archs_covered: tuple[str, ...] = ()
+    """Architectures with SASS for (nearly) all kernels."""
+    archs_partial: tuple[str, ...] = ()
+    """Architectures with SASS for a few special kernels only."""
+    archs_ptx: tuple[str, ...] = ()
+    distributed: bool | None = None
+    libuv: bool | None = None
+    nccl: bool | None = None
+    gloo: bool | None = None
+    mpi: bool | None = None
+    cxx11_abi: bool | None = None
+    needed_libraries: tuple[str, ...] = ()
+    """CUDA and other libraries outside of torch that it needs, by soname."""
+    missing_libraries: tuple[MissingLibrary, ...] = ()
+    foreign_libraries: tuple[str, ...] = ()
+    """Libraries that an earlier path (LD_LIBRARY_PATH) takes from another CUDA than torch's own."""
+    undefined_symbols: tuple[str, ...] = ()
+    """Symbols that a library asks of a resolved one which does not have them."""
+    glibc_needed: str | None = None
+    glibcxx_needed: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torch(Fact):
+    """The torch of the examined Python, and other PyTorch trees on this machine."""
+
+    installed: TorchBuild | None = None
+    """The torch that an import would take."""
+    installed_by: str | None = None
+    """`wheel`, `editable`, `path` (PYTHONPATH or a .pth file), `current folder`."""
+    shadowed: TorchBuild | None = None
+    """The installed distribution that a torch earlier on the path hides."""
+    shadowing_path: str | None = None
+    """Entry of the import path that hides it."""
+    import_blocker: str | None = None
+    """A file or folder named torch that would be imported and is no PyTorch."""
+    triton: str | None = None
+    triton_ptxas: str | None = None
+    """CUDA version of the ptxas that Triton brings."""
+    triton_ptxas_blackwell: str | None = None
+    """The same for its second ptxas, used from compute capability 10.0 on."""
+    companions: tuple[Companion, ...] = ()
+    local_trees: tuple[TorchBuild, ...] = ()
+    """PyTorch source trees found at the usual places, best first."""
+
+
+# --- rust, storage, network -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rust(Fact):
+    """Toolchain and crate."""
+
+    rustc: str | None = None
+    cargo: str | None = None
+    rustc_path: str | None = None
+    rustup: bool | None = None
+    off_path: str | None = None
+    """Folder with a cargo that is not on the PATH (~/.cargo/bin)."""
+    toolchain_file: str | None = None
+    mirror: str | None = None
+    """Registry that replaces crates.io in cargo's configuration."""
+    maturin: str | None = None
+    module_path: str | None = None
+    """The `rustbpe` extension that the examined Python would import."""
+    module_version: str | None = None
+    module_distribution: str | None = None
+    module_stale: str | None = None
+    """Why it does not serve: built for another interpreter or architecture, or older than its source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards(Fact):
+    """The parquet shards of a data set."""
+
+    path: str
+    count: int = 0
+    total_mib: int = 0
+    damaged: tuple[str, ...] = ()
+    """Names of files whose footer is not whole, or which are LFS pointers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage(Fact):
+    """The trainer's base folder."""
+
+    base_dir: str | None = None
+    base_dir_set: bool = False
+    exists: bool = False
+    writable: bool | None = None
+    free: int | None = None
+    """Space left where the base folder is or would be."""
+    shards: tuple[Shards, ...] = ()
+    tokenizer: str | None = None
+    """Path of its file."""
+    tokenizer_damage: str | None = None
+    checkpoints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Stage (base, mid, sft, rl) -> newest checkpoint files, `d12/model_001000.pt`."""
+    checkpoint_damage: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint(Fact):
+    """One address that was asked."""
+
+    name: str
+    kind: str
+    host: str
+    reachable: bool
+    latency: float | None = None
+    trouble: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Fact):
+    """What can be reached; only looked at on demand."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepCheck(Fact):
+    """One experiment that ran in a child of the examined interpreter."""
+
+    name: str
+    ok: bool | None
+    """None: not applicable here."""
+    detail: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deep(Fact):
+    """What happened when torch was really imported and used."""
+
+    checks: tuple[DeepCheck, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts(Fact):
+    """A machine. An area that was not looked at is None; a probe that failed is in `unknown`."""
+
+    schema: int = SCHEMA
+    tool: str = ""
+    """Version of nanochat-doctor that looked."""
+    root: bool = False
+    """Whether this describes a tree below `--root` rather than a live machine."""
+    host: Host | None = None
+    python: Python | None = None
+    nvidia: Nvidia | None = None
+    ascend: Ascend | None = None
+    torch: Torch | None = None
+    rust: Rust | None = None
+    storage: Storage | None = None
+    network: Network | None = None
+    deep: Deep | None = None
+
+
+AREAS = ("host", "python", "nvidia", "ascend", "torch", "rust", "storage", "network")
+"""Fields of `Facts` that a probe fills, in the order in which they are shown."""
+
+
+# --- JSON ------------------------------------------------------------------------------------
+
+
+def to_json(value: Any) -> Any:
+    """Turn a fact into plain dicts, lists, strings and numbers; an empty `unknown` is left out."""
+    if is_dataclass(value):
+        pairs = ((f.name, to_json(getattr(value, f.name))) for f in fields(value))
+        return {name: item for name, item in pairs if name != "unknown" or item}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(data: Any) -> Facts:
+    """Read facts back.
+
+    Raises:
+        DoctorError: another schema, an unknown field, or a value of the wrong type, with its place.
+    """
+    if not isinstance(data, Mapping) or "schema" not in data:
+        raise DoctorError("This is no facts file: it has no schema; make one with `facts`.")
+    if data["schema"] != SCHEMA:
+        raise DoctorError(
+            f"The facts file has schema {data['schema']!r} and this version reads {SCHEMA}; "
+            "make a new one with `facts` on that machine."
+        )
+    facts: Facts = _read(Facts, data, "facts")
+    return facts
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _read(kind: Any, data: Any, where: str) -> Any:
+    """Build a value of type `kind` from parsed JSON; `where` names its place for errors."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if data is None:
+            return None
+        (inner,) = (a for a in arguments if a is not type(None))
+        return _read(inner, data, where)
+    if origin is tuple:
+        if not isinstance(data, list):
+            raise DoctorError(f"{where} in the facts file is no list.")
+        return tuple(_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(data, Mapping):
+            raise DoctorError(f"{where} in the facts file is no object.")
+        return {k: _read(arguments[1], v, f"{where}.{k}") for k, v in data.items()}
+    if is_dataclass(kind):
+        return _read_dataclass(kind, data, where)
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(data, accepted) or (isinstance(data, bool) and kind is not bool):
+        raise DoctorError(f"{where} in the facts file is {data!r}, not {kind.__name__}.")
+    return data
+
+
+def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise DoctorError(f"{where} in the facts file is no object.")
+    known = {f.name: f for f in fields(kind)}
+    if surplus := sorted(set(data) - set(known)):
+        raise DoctorError(f"{where} in the facts file has the unknown field {surplus[0]!r}.")
+    for name, spec in known.items():
+        if name not in data and spec.default is MISSING and spec.default_factory is MISSING:
+            raise DoctorError(f"{where}.{name} is missing in the facts file.")
+    hints = _hints(kind)
+    return kind(
+        **{name: _read(hints[name], item, f"{where}.{name}") for name, item in data.items()}
+    )

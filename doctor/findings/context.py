@@ -1,0 +1,179 @@
+"""What rules look at: facts, tables, and questions that several of them ask."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Sequence
+
+from doctor import compat
+from doctor.facts import Facts, Gpu, TorchBuild
+from doctor.findings.finding import Finding, Remedy
+from doctor.tables import Row, Tables
+from doctor.versions import minor
+
+DEFAULT_INDEX = "the default Python index"
+
+
+class Context:
+    """One machine under examination. All properties are derived from the facts alone."""
+
+    def __init__(self, facts: Facts, tables: Tables) -> None:
+        self.facts = facts
+        self.tables = tables
+
+    def finding(
+        self,
+        code: str,
+        severity: str,
+        cause: str,
+        evidence: Sequence[str],
+        remedy: str,
+        commands: Sequence[str] = (),
+    ) -> Finding:
+        """A finding with the title of its code."""
+        title = str(self.tables.code(code)["title"])
+        return Finding(
+            code, severity, title, cause, tuple(evidence), Remedy(remedy, tuple(commands))
+        )
+
+    # --- devices -------------------------------------------------------------------------
+
+    @functools.cached_property
+    def has_nvidia(self) -> bool:
+        """Whether there is any NVIDIA GPU, visible or not."""
+        nvidia = self.facts.nvidia
+        return bool(nvidia and (nvidia.pci_devices or nvidia.gpus or nvidia.device_nodes))
+
+    @functools.cached_property
+    def has_npu(self) -> bool:
+        """Whether there is any Ascend NPU, usable or not."""
+        ascend = self.facts.ascend
+        return bool(ascend and (ascend.npus or ascend.device_nodes or ascend.pci_devices))
+
+    @functools.cached_property
+    def gpus(self) -> list[Gpu]:
+        """GPUs that a CUDA process would see, in its order."""
+        nvidia = self.facts.nvidia
+        by_index = {gpu.index: gpu for gpu in nvidia.gpus} if nvidia else {}
+        return [by_index[i] for i in nvidia.visible if i in by_index] if nvidia else []
+
+    @functools.cached_property
+    def capabilities(self) -> list[str]:
+        """Compute capabilities of the visible GPUs, each once; without a driver, of the bus."""
+        nvidia = self.facts.nvidia
+        known = [gpu.compute_capability for gpu in self.gpus]
+        if nvidia and not nvidia.gpus:
+            known = [device.compute_capability for device in nvidia.pci_devices]
+        return list(dict.fromkeys(cc for cc in known if cc))
+
+    @property
+    def driver(self) -> str | None:
+        """Version of the NVIDIA driver, in user space or else in the kernel."""
+        nvidia = self.facts.nvidia
+        return (nvidia.driver_version or nvidia.kernel_driver) if nvidia else None
+
+    # --- torch and Python ------------------------------------------------------------------
+
+    @property
+    def torch(self) -> TorchBuild | None:
+        """The torch that an import takes."""
+        return self.facts.torch.installed if self.facts.torch else None
+
+    @property
+    def python_minor(self) -> str | None:
+        """`3.12`, `3.13t`."""
+        python = self.facts.python
+        if python is None or python.version is None:
+            return None
+        return minor(python.version) + ("t" if python.free_threaded else "")
+
+    @functools.cached_property
+    def wheels(self) -> list[compat.Wheel]:
+        """Wheels that would run on this machine as it is, best first."""
+        host = self.facts.host
+        return compat.fitting_wheels(
+            self.tables,
+            python=self.python_minor,
+            cpu_arch=host.arch if host else None,
+            glibc=host.libc_version if host and host.libc == "glibc" else None,
+            devices=[] if self.has_npu else self.capabilities,
+            driver=None if self.has_npu else self.driver,
+        )
+
+    # --- commands --------------------------------------------------------------------------
+
+    def pip_install(self, *requirements: str, index: str | None = None) -> str:
+        """The command that installs packages into the examined Python."""
+        python = self.facts.python
+        executable = (python.executable if python else None) or "python3"
+        words = [executable, "-m", "pip", "install"]
+        if self.has_tool("uv") and (python is None or python.pip_version is None):
+            words = ["uv", "pip", "install", "--python", executable]
+        words += requirements
+        if index:
+            words += ["--index-url", index]
+        return shlex.join(words)
+
+    def torch_install(self, wheel: compat.Wheel) -> str:
+        """The command that installs a wheel of torch."""
+        requirement, index = compat.pip_requirement(wheel)
+        return self.pip_install(requirement, index=index)
+
+    def has_tool(self, name: str) -> bool:
+        """Whether a program was found on the PATH."""
+        return bool(self.facts.host and name in self.facts.host.tools)
+
+    @functools.cached_property
+    def distribution(self) -> list[str]:
+        """This distribution's names in the tables, most telling first: `centos:7`, `centos`, `rhel`."""
+        host = self.facts.host
+        if host is None:
+            return []
+        if host.os == "Darwin":
+            return ["macos"]
+        names = [name for name in (host.distro_id, *host.distro_like) if name]
+        major = (host.distro_version or "").partition(".")[0]
+        return [f"{names[0]}:{major}", *names] if names and major else names
+
+    def _row(self, table: str) -> Row | None:
+        """The row of build/packages.toml for this distribution, else for one it is like."""
+        rows = self.tables.rows("packages", table)
+        for name in self.distribution:
+            for row in rows:
+                if name in row["id"]:
+                    return row
+        return None
+
+    def system_install(self, need: str) -> list[str]:
+        """Commands that install a system package; none where the distribution is not known."""
+        manager = self._row("manager")
+        needs = self.tables.rows("packages", "need")
+        row = next((r for r in needs if r["name"] == need), None)
+        if row is None or manager is None:
+            return []
+        packages = row.get(manager["name"], [])
+        if self.facts.python is not None and self.facts.python.prefix == "/usr":
+            packages = row.get(f"{manager['name']}_system", packages)
+        if not packages:
+            return []
+        python = (self.python_minor or "3").removesuffix("t")
+        text = " ".join(str(package) for package in packages)
+        text = text.replace("{python}", python).replace("{python_nodot}", python.replace(".", ""))
+        return [str(manager["install"]).replace("{packages}", text)]
+
+    def driver_install(self) -> list[str]:
+        """Commands that install the NVIDIA driver on this distribution."""
+        host = self.facts.host
+        row = self._row("driver")
+        if row is None or (host and host.wsl):
+            return []
+        left_to_prose = ("#", "sudo reboot")
+        return [str(c) for c in row["commands"] if not str(c).startswith(left_to_prose)]
+
+
+def joined(words: Sequence[str], last: str = "and") -> str:
+    """`a, b and c`."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"

@@ -1,0 +1,418 @@
+"""Rules about NVIDIA GPUs, their driver and toolkits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from doctor import compat
+from doctor.facts import Gpu, Nvidia
+from doctor.findings.context import Context, joined
+from doctor.findings.finding import ERROR, WARNING, Finding
+from doctor.versions import older, parts
+
+SMI_MISMATCH = "version mismatch"
+SMI_LOST = ("lost", "fallen off the bus", "unable to determine the device handle")
+SMI_NO_DEVICES = ("no devices were found",)
+SMI_NO_DRIVER = ("couldn't communicate with the nvidia driver", "driver not loaded", "not loaded")
+
+MEMORY_HELD = 0.5
+"""Share of a GPU's memory, held by others, from which on a run is endangered."""
+
+
+def driver(c: Context) -> Iterator[Finding]:
+    """No driver, half a driver, two drivers, or a driver that does not answer."""
+    nvidia, host = c.facts.nvidia, c.facts.host
+    if nvidia is None or not c.has_nvidia or (nvidia.gpus and nvidia.source):
+        yield from _lost_gpus(c)
+        return
+    container = host.container if host else None
+    wsl = bool(host and host.wsl)
+    said = (nvidia.smi_error or "").lower()
+    evidence = _driver_evidence(nvidia)
+    if SMI_MISMATCH in said or _differs(nvidia, wsl):
+        yield c.finding(
+            "cuda.driver-library-mismatch",
+            ERROR,
+            f"The kernel runs the NVIDIA module {nvidia.kernel_driver or '?'} while the libraries "
+            f"are {nvidia.driver_version or 'of another version'}: the driver was updated and the "
+            "old module is still loaded.",
+            evidence,
+            "Restart the machine, or unload and load the nvidia modules with no program using them.",
+        )
+    elif any(mark in said for mark in SMI_LOST):
+        yield _lost(c, nvidia.smi_error or "")
+    elif _hidden_by_container(nvidia, container):
+        yield c.finding(
+            "cuda.no-devices-visible",
+            ERROR,
+            f"The machine has {_names(c)} and its kernel runs driver {nvidia.kernel_driver}, but "
+            f"this container ({container or 'no device nodes'}) was given no GPU.",
+            [*evidence, "no /dev/nvidia0"],
+            "Start the container with the NVIDIA runtime: `docker run --gpus all …`, or "
+            "`--device nvidia.com/gpu=all` with podman.",
+        )
+    elif any(device.driver == "vfio-pci" for device in nvidia.pci_devices):
+        yield c.finding(
+            "cuda.no-devices-visible",
+            ERROR,
+            f"{_names(c)} is bound to vfio-pci, that is, reserved for a virtual machine.",
+            [f"{d.address}: driver {d.driver}" for d in nvidia.pci_devices],
+            "Use the GPU inside that machine, or give it back to the nvidia driver.",
+        )
+    elif not wsl and (nvidia.kernel_driver is None or nvidia.driver_library is None):
+        yield _driver_missing(c, nvidia, evidence)
+    elif any(mark in said for mark in SMI_NO_DEVICES):
+        yield c.finding(
+            "cuda.no-devices-visible",
+            ERROR,
+            f"Driver {c.driver} is loaded and lists no device, though {_names(c)} is there.",
+            evidence,
+            "Look for the reason in the kernel's log; the card may lack power or be reserved.",
+            ["sudo dmesg | grep -iE 'nvrm|xid' | tail -n 20"],
+        )
+    elif nvidia.smi_error:
+        yield c.finding(
+            "cuda.init-failed",
+            WARNING,
+            f"Driver {c.driver} is loaded, but gives no usable answer: {nvidia.smi_error}.",
+            evidence,
+            "Run nvidia-smi by hand, and look at the kernel's log.",
+            ["nvidia-smi", "sudo dmesg | grep -iE 'nvrm|xid' | tail -n 20"],
+        )
+
+
+def _driver_missing(c: Context, nvidia: Nvidia, evidence: list[str]) -> Finding:
+    if nvidia.kernel_driver is None and nvidia.driver_library is not None:
+        state = (
+            f"the libraries of driver {nvidia.driver_version or '?'} are installed, but its kernel "
+            "module is not loaded (after a kernel update, or refused by Secure Boot)"
+        )
+    elif nvidia.kernel_driver is not None:
+        state = f"kernel module {nvidia.kernel_driver} is loaded, but libcuda.so.1 is not installed"
+    elif nvidia.conflicting_module:
+        state = f"the {nvidia.conflicting_module} module holds it, which has no CUDA"
+    else:
+        state = "no NVIDIA driver is installed"
+    return c.finding(
+        "cuda.driver-missing",
+        ERROR,
+        f"{_names(c)} is on the PCI bus, and {state}.",
+        evidence,
+        f"Install an NVIDIA driver{_wanted_branch(c)} and restart.",
+        c.driver_install(),
+    )
+
+
+def _wanted_branch(c: Context) -> str:
+    """The driver branch that the newest CUDA needs on these cards, or the last that serves them."""
+    last = [row.get("last_driver") for cc in c.capabilities if (row := c.tables.arch(cc))]
+    bound = min((str(branch) for branch in last if branch), key=parts, default=None)
+    if bound:
+        return f" of branch {bound} (the last for this card)"
+    newest = max((r["major"] for r in c.tables.rows("cuda", "cuda_major")), key=parts, default=None)
+    floor = compat.driver_floor(f"{newest}.0", c.capabilities, c.tables) if newest else None
+    return f", {floor} or newer," if floor else ""
+
+
+def _driver_evidence(nvidia: Nvidia) -> list[str]:
+    """What was read about the driver."""
+    lines = [
+        f"/sys/bus/pci/devices/{d.address}: {d.vendor_id[2:]}:{d.device_id[2:]}"
+        + (f" ({d.chip})" if d.chip else "")
+        for d in nvidia.pci_devices[:4]
+    ]
+    lines.append(f"kernel module: {nvidia.kernel_driver or nvidia.conflicting_module or 'none'}")
+    lines.append(f"libcuda.so.1: {nvidia.driver_library or 'not found'}")
+    if nvidia.smi_error:
+        lines.append(f"nvidia-smi: {nvidia.smi_error}")
+    return lines
+
+
+def _differs(nvidia: Nvidia, wsl: bool) -> bool:
+    """Whether kernel module and library are of two driver versions."""
+    return bool(
+        not wsl
+        and nvidia.kernel_driver
+        and nvidia.driver_version
+        and not nvidia.source
+        and parts(nvidia.kernel_driver) != parts(nvidia.driver_version)
+    )
+
+
+def _hidden_by_container(nvidia: Nvidia, container: str | None) -> bool:
+    """The kernel has the driver, and this file system has neither nodes nor libraries."""
+    hidden = nvidia.kernel_driver is not None and not nvidia.device_nodes
+    return hidden and (container is not None or nvidia.driver_library is None)
+
+
+def _names(c: Context) -> str:
+    """What the machine has, in words."""
+    nvidia = c.facts.nvidia
+    assert nvidia is not None
+    names = [gpu.name for gpu in nvidia.gpus if gpu.name]
+    names = names or [f"an NVIDIA GPU ({d.chip or d.device_id})" for d in nvidia.pci_devices]
+    names = names or ["an NVIDIA GPU"]
+    first = names[0]
+    return first if len(names) == 1 else f"{len(names)} × {first.removeprefix('an ')}"
+
+
+def _lost_gpus(c: Context) -> Iterator[Finding]:
+    """A machine that answers for most of its GPUs and has lost one."""
+    nvidia = c.facts.nvidia
+    if nvidia is None or not nvidia.gpus:
+        return
+    if nvidia.smi_error and any(mark in nvidia.smi_error.lower() for mark in SMI_LOST):
+        yield _lost(c, nvidia.smi_error)
+
+
+def _lost(c: Context, said: str) -> Finding:
+    return c.finding(
+        "cuda.hardware-fault",
+        ERROR,
+        f"A GPU no longer answers ({said}).",
+        [f"nvidia-smi: {said}"],
+        "Restart the machine; if it comes back, look at power, cooling and the seat of the card.",
+        ["sudo dmesg | grep -i xid | tail -n 20"],
+    )
+
+
+def faults(c: Context) -> Iterator[Finding]:
+    """Faults that a driver remembers: uncorrected ECC errors, rows to remap, a recovery asked for."""
+    nvidia = c.facts.nvidia
+    for gpu in nvidia.gpus if nvidia else ():
+        signs = list(gpu.faults)
+        if gpu.ecc_uncorrected:
+            signs.append(
+                f"{gpu.ecc_uncorrected} uncorrected ECC errors since the driver was loaded"
+            )
+        if signs:
+            yield c.finding(
+                "cuda.hardware-fault",
+                ERROR,
+                f"GPU {gpu.index} ({gpu.name}) reports a fault: {joined(signs)}.",
+                [f"GPU {gpu.index}: {sign}" for sign in signs],
+                "Reset the GPU with no program using it, or restart; hide it by CUDA_VISIBLE_DEVICES "
+                "meanwhile. A fault that returns is a case for the warranty.",
+                [f"sudo nvidia-smi --gpu-reset -i {gpu.index}"],
+            )
+
+
+def fabric_manager(c: Context) -> Iterator[Finding]:
+    """Without it CUDA answers 802 on every machine with NVSwitch."""
+    nvidia = c.facts.nvidia
+    if nvidia is None or nvidia.fabric_manager != "not running":
+        return
+    yield c.finding(
+        "cuda.init-failed",
+        ERROR,
+        "The machine has NVSwitch, and the fabric manager is not running: CUDA cannot start "
+        "(error 802, system not yet initialized).",
+        ["systemctl is-active nvidia-fabricmanager: not active"],
+        f"Start the fabric manager of the driver's own version ({c.driver}).",
+        ["sudo systemctl enable --now nvidia-fabricmanager"],
+    )
+
+
+def visibility(c: Context) -> Iterator[Finding]:
+    """GPUs that the driver lists and a process would not see."""
+    nvidia = c.facts.nvidia
+    if nvidia is None or not nvidia.gpus:
+        return
+    mask = nvidia.visible_variable
+    if nvidia.invalid_visible:
+        named = joined([repr(entry) for entry in nvidia.invalid_visible])
+        yield c.finding(
+            "cuda.invalid-device",
+            ERROR,
+            f"CUDA_VISIBLE_DEVICES={mask} names {named}, and the GPUs here are "
+            f"0 to {len(nvidia.gpus) - 1}; CUDA ignores that entry and all after it.",
+            [f"CUDA_VISIBLE_DEVICES={mask}", f"{len(nvidia.gpus)} GPUs"],
+            "Name only devices that exist.",
+            ["unset CUDA_VISIBLE_DEVICES"],
+        )
+    if nvidia.visible:
+        return
+    mig = [gpu for gpu in nvidia.gpus if gpu.mig_mode == "Enabled" and not gpu.mig_instances]
+    if mask is not None:
+        value = f"'{mask}'" if not mask.strip() else mask
+        yield c.finding(
+            "cuda.no-devices-visible",
+            ERROR,
+            f"CUDA_VISIBLE_DEVICES={value} hides {_names(c)}: a process sees no GPU.",
+            [f"CUDA_VISIBLE_DEVICES={value}"],
+            "Unset the variable, or name the devices to use.",
+            ["unset CUDA_VISIBLE_DEVICES"],
+        )
+    elif mig:
+        yield c.finding(
+            "cuda.no-devices-visible",
+            ERROR,
+            f"MIG is on for GPU {joined([str(g.index) for g in mig])} and no instance was made: "
+            "a process sees no GPU.",
+            [f"GPU {g.index}: MIG {g.mig_mode}, no instances" for g in mig],
+            "Make an instance, or switch MIG off with no program using the GPU.",
+            [f"sudo nvidia-smi -i {mig[0].index} -mig 0"],
+        )
+
+
+def driver_age(c: Context) -> Iterator[Finding]:
+    """A driver that does not run the CUDA of the installed torch, or of any fitting wheel."""
+    driver_version, torch = c.driver, c.torch
+    if driver_version is None or not c.has_nvidia or c.has_npu:
+        return
+    evidence = [f"driver {driver_version}"]
+    if torch is not None and torch.flavour == "cuda" and torch.cuda:
+        if compat.driver_runs(driver_version, torch.cuda, c.capabilities, c.tables):
+            return
+        floor = compat.driver_floor(torch.cuda, c.capabilities, c.tables)
+        wheel = next(iter(c.wheels), None)
+        instead = (
+            f" or install torch {wheel.version} ({wheel.variant}), which it runs" if wheel else ""
+        )
+        yield c.finding(
+            "cuda.driver-too-old",
+            ERROR,
+            f"The installed torch {torch.version} is a CUDA {torch.cuda} build and needs driver "
+            f"{floor} or newer on {_cards(c.gpus)}; this machine has {driver_version}.",
+            [*evidence, f"{torch.path}/version.py: cuda {torch.cuda}", "build/cuda.toml"],
+            f"Update the driver to {floor} or newer{instead}.",
+            [*c.driver_install(), *([c.torch_install(wheel)] if wheel else [])],
+        )
+    elif torch is None and c.capabilities and not c.wheels:
+        yield from _no_wheel_for_driver(c, driver_version, evidence)
+
+
+def _no_wheel_for_driver(c: Context, driver_version: str, evidence: list[str]) -> Iterator[Finding]:
+    """Cards that wheels do have code for, all of them of a CUDA that this driver does not run."""
+    host = c.facts.host
+    with_code = compat.fitting_wheels(
+        c.tables,
+        python=None,
+        cpu_arch=host.arch if host else None,
+        glibc=None,
+        devices=c.capabilities,
+        driver=None,
+    )
+    runnable = [
+        w
+        for w in with_code
+        if w.cuda and compat.driver_runs(driver_version, w.cuda, c.capabilities, c.tables)
+    ]
+    if not with_code or runnable:
+        return
+    floors = [compat.driver_floor(w.cuda or "", c.capabilities, c.tables) or "" for w in with_code]
+    yield c.finding(
+        "cuda.driver-too-old",
+        ERROR,
+        f"Driver {driver_version} runs none of the torch wheels that have code for "
+        f"{_cards(c.gpus)}; the least that any of them needs is {min(floors, key=parts)}.",
+        [*evidence, "build/torch.toml", "build/cuda.toml"],
+        f"Update the driver{_wanted_branch(c)} and restart.",
+        c.driver_install(),
+    )
+
+
+def _cards(gpus: list[Gpu]) -> str:
+    """`NVIDIA GeForce RTX 5090 (compute capability 12.0)`, each kind once."""
+    kinds = dict.fromkeys(f"{g.name} (compute capability {g.compute_capability})" for g in gpus)
+    return joined(list(kinds)) or "this GPU"
+
+
+def memory_held(c: Context) -> Iterator[Finding]:
+    """GPUs whose memory others hold: often what a dead run left behind."""
+    for gpu in c.gpus:
+        if gpu.memory_total is None or gpu.memory_free is None or not gpu.memory_total:
+            continue
+        held = gpu.memory_total - gpu.memory_free
+        if held < gpu.memory_total * MEMORY_HELD:
+            continue
+        holders = [
+            f"PID {p.pid}" + (f" ({p.name}, {p.memory} MiB)" if p.memory else "")
+            for p in gpu.processes
+        ]
+        yield c.finding(
+            "cuda.oom",
+            WARNING,
+            f"{held} of {gpu.memory_total} MiB on GPU {gpu.index} ({gpu.name}) are taken"
+            + (f" by {joined(holders[:3])}." if holders else " by processes not shown here."),
+            [f"GPU {gpu.index}: {gpu.memory_free} MiB free of {gpu.memory_total}"],
+            "End those processes if they are leftovers, or use another GPU.",
+            ["nvidia-smi"],
+        )
+
+
+def toolkit_knows_gpu(c: Context) -> Iterator[Finding]:
+    """An nvcc that is older than the card."""
+    nvidia = c.facts.nvidia
+    if nvidia is None or nvidia.nvcc is None:
+        return
+    chosen = next((t for t in nvidia.toolkits if t.nvcc == nvidia.nvcc), None)
+    if chosen is None or not chosen.archs:
+        return
+    for cc in c.capabilities:
+        newest = max(chosen.archs, key=parts)
+        if cc in chosen.archs or not older(newest, cc):
+            continue
+        row = c.tables.arch(cc)
+        wanted = f"CUDA {row['min_cuda']} or newer" if row else "a newer CUDA"
+        yield c.finding(
+            "cuda.toolkit-too-old-for-arch",
+            WARNING,
+            f"nvcc of CUDA {chosen.version} at {chosen.path} compiles up to {newest} and does not "
+            f"know {cc} of this GPU; building for it needs {wanted}.",
+            [f"{nvidia.nvcc} --list-gpu-arch: {', '.join(chosen.archs)}"],
+            f"Install {wanted} and point CUDA_HOME to it. Wheels need no toolkit.",
+            c.system_install("cuda-toolkit"),
+        )
+
+
+def toolkit_matches_torch(c: Context) -> Iterator[Finding]:
+    """Extensions compiled with another CUDA major than torch's are refused."""
+    nvidia, torch = c.facts.nvidia, c.torch
+    if nvidia is None or torch is None or not torch.cuda or not nvidia.nvcc_version:
+        return
+    if parts(nvidia.nvcc_version)[:1] == parts(torch.cuda)[:1]:
+        return
+    yield c.finding(
+        "cuda.toolkit-mismatch",
+        WARNING,
+        f"nvcc is of CUDA {nvidia.nvcc_version} and torch {torch.version} of CUDA {torch.cuda}: "
+        "torch refuses to compile CUDA extensions with another major version. Training needs no nvcc.",
+        [f"{nvidia.nvcc}: {nvidia.nvcc_version}", f"{torch.path}/version.py: cuda {torch.cuda}"],
+        f"For extensions, point CUDA_HOME to a toolkit of CUDA {torch.cuda}.",
+    )
+
+
+def host_compiler(c: Context) -> Iterator[Finding]:
+    """A gcc that is newer than what this nvcc accepts."""
+    nvidia, host = c.facts.nvidia, c.facts.host
+    if nvidia is None or host is None or not nvidia.nvcc_version:
+        return
+    row = c.tables.toolkit(nvidia.nvcc_version)
+    gcc = host.tools.get("gcc")
+    highest = str(row["gcc_max"]) if row and row.get("gcc_max") else None
+    if gcc is None or gcc.version is None or highest is None:
+        return
+    if parts(gcc.version)[0] <= int(highest):
+        return
+    yield c.finding(
+        "cuda.host-compiler-unsupported",
+        WARNING,
+        f"gcc {gcc.version} is newer than gcc {highest}, the newest that nvcc of CUDA "
+        f"{nvidia.nvcc_version} accepts (unsupported GNU version). Wheels need no compiler.",
+        [f"{gcc.path}: {gcc.version}", f"{nvidia.nvcc}: {nvidia.nvcc_version}", "build/cuda.toml"],
+        f"For builds, install gcc {highest} and set CC, CXX and CUDAHOSTCXX to it.",
+    )
+
+
+RULES = (
+    driver,
+    faults,
+    fabric_manager,
+    visibility,
+    driver_age,
+    memory_held,
+    toolkit_knows_gpu,
+    toolkit_matches_torch,
+    host_compiler,
+)

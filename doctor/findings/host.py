@@ -1,0 +1,402 @@
+"""Rules about the machine under everything: Python, system, limits, build tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from doctor import compat
+from doctor.findings.context import Context, joined
+from doctor.findings.finding import ERROR, WARNING, Finding
+from doctor.versions import older, parts
+
+LOWEST_PYTHON = "3.10"
+"""What this repository itself needs (pyproject.toml)."""
+
+MEMORY_LOW = 4 << 10
+"""MiB. `import torch` with a CUDA build takes 1, tokenizing and a small model the rest."""
+
+DISK_FOR_TORCH = 12 << 10
+"""MiB. torch 2.15.0+cu132 with its libraries takes 5.3 GB installed and 3 GB of download."""
+
+DISK_LOW = 2 << 10
+SHM_LOW = 512
+"""MiB. Docker gives 64; NCCL and data loader workers want more (DeepSpeed warns below 512)."""
+
+OPEN_FILES_LOW = 1024
+
+
+def python_version(c: Context) -> Iterator[Finding]:
+    """Too old for this repository, or newer than every fitting torch."""
+    python = c.facts.python
+    if python is None or python.version is None:
+        return
+    evidence = [f"{python.executable}: Python {python.version}"]
+    if older(python.version, LOWEST_PYTHON):
+        yield c.finding(
+            "host.python-too-old",
+            ERROR,
+            f"Python {python.version} at {python.executable} is older than {LOWEST_PYTHON}, "
+            "the lowest that this project and the current torch releases serve.",
+            evidence,
+            f"Make an environment with Python {LOWEST_PYTHON} to 3.13 and examine that one.",
+            ["uv venv --python 3.12 .venv"] if c.has_tool("uv") else [],
+        )
+        return
+    served = _served_pythons(c)
+    minor = str(c.python_minor)
+    if c.torch is not None or not served or minor in served:
+        return
+    newest = max((p for p in served if not p.endswith("t")), key=parts, default="3.12")
+    wanted = "torch_npu for the installed CANN" if c.has_npu else "torch wheel in the tables"
+    freethreaded = " (free-threaded)" if minor.endswith("t") else ""
+    too_new = not older(minor, newest)
+    yield c.finding(
+        "host.python-too-new" if too_new else "host.python-too-old",
+        ERROR,
+        f"No {wanted} is made for Python {python.version}{freethreaded}; "
+        f"the {'newest' if too_new else 'nearest'} that one is made for is {newest}.",
+        [
+            *evidence,
+            f"build/{'ascend' if c.has_npu else 'torch'}.toml: {joined(sorted(served, key=parts))}",
+        ],
+        f"Make an environment with Python {newest}.",
+        [f"uv venv --python {newest} .venv"] if c.has_tool("uv") else [],
+    )
+
+
+def _served_pythons(c: Context) -> set[str]:
+    """Pythons with a torch for this machine: torch_npu's on Ascend, else those of all wheels."""
+    if c.has_npu:
+        ascend = c.facts.ascend
+        active = (
+            next((t for t in ascend.toolkits if t.path == ascend.active_toolkit), None)
+            if ascend
+            else None
+        )
+        pairs = c.tables.cann_pairs(active.version) if active and active.version else []
+        return {p for pair in pairs for p in c.tables.npu_pythons(pair["torch"])}
+    host = c.facts.host
+    fitting = compat.fitting_wheels(
+        c.tables,
+        python=None,
+        cpu_arch=host.arch if host else None,
+        glibc=None,
+        devices=c.capabilities,
+        driver=None,
+    )
+    releases = {row["torch"]: row for row in c.tables.rows("torch", "release")}
+    return {
+        python
+        for wheel in fitting
+        for python in compat.pythons(releases[wheel.row["torch"]], wheel.row["cpu_arch"])
+        if wheel.row["torch"] in releases
+    }
+
+
+def python_32bit(c: Context) -> Iterator[Finding]:
+    """There are no torch wheels for 32-bit interpreters."""
+    python = c.facts.python
+    if python is not None and python.bits == 32:
+        yield c.finding(
+            "host.python-32bit",
+            ERROR,
+            f"{python.executable} is a 32-bit Python, and torch has wheels for 64-bit ones only.",
+            [f"{python.executable}: 32 bits"],
+            "Install a 64-bit Python and make the environment with it.",
+        )
+
+
+def python_headers(c: Context) -> Iterator[Finding]:
+    """Triton and torch.compile compile small C files against Python.h."""
+    python, host = c.facts.python, c.facts.host
+    if python is None or python.headers is not None or host is None or host.os != "Linux":
+        return
+    if c.facts.root and not host.usr_include:
+        return
+    yield c.finding(
+        "host.python-headers-missing",
+        WARNING,
+        f"Python.h of Python {python.version or '?'} is not installed, and torch.compile and Triton "
+        "compile against it; without it training runs in eager mode.",
+        [f"no Python.h for {python.executable}"],
+        "Install the development files of this Python.",
+        c.system_install("python-headers"),
+    )
+
+
+def externally_managed(c: Context) -> Iterator[Finding]:
+    """pip refuses to install into a distribution's own Python (PEP 668)."""
+    python = c.facts.python
+    if python is None or not python.externally_managed:
+        return
+    yield c.finding(
+        "host.externally-managed",
+        WARNING,
+        f"{python.executable} belongs to the distribution, and pip refuses to install into it "
+        "(externally-managed-environment).",
+        [f"EXTERNALLY-MANAGED below {python.prefix}/lib"],
+        "Make a virtual environment and install there.",
+        ["uv venv .venv" if c.has_tool("uv") else f"{python.executable} -m venv .venv"],
+    )
+
+
+def venv_missing(c: Context) -> Iterator[Finding]:
+    """A distribution's Python without ensurepip cannot make environments."""
+    python = c.facts.python
+    if python is None or python.venv_module is not False or python.venv or c.has_tool("uv"):
+        return
+    yield c.finding(
+        "host.venv-missing",
+        WARNING,
+        f"{python.executable} has no ensurepip, so `python -m venv` fails, and uv is not installed.",
+        [f"no ensurepip in the standard library of {python.executable}"],
+        "Install the venv package of this Python.",
+        c.system_install("python-venv"),
+    )
+
+
+def shadowed_stdlib(c: Context) -> Iterator[Finding]:
+    """A file of the user's own that is imported in place of a standard module."""
+    python = c.facts.python
+    if python is not None and python.shadowed_modules:
+        files = joined([path.rsplit("/", 1)[-1] for path in python.shadowed_modules])
+        yield c.finding(
+            "torch.shadowed",
+            WARNING,
+            f"{files} in {python.shadowed_modules[0].rsplit('/', 1)[0]} would be imported in place "
+            "of the standard library's module of that name, which breaks `import torch` from there.",
+            list(python.shadowed_modules),
+            "Rename the file, or start from another folder.",
+        )
+
+
+def glibc(c: Context) -> Iterator[Finding]:
+    """The C or C++ library is older than what torch's libraries ask for."""
+    host = c.facts.host
+    if host is None:
+        return
+    pairs = []
+    if c.torch is not None:
+        pairs = [
+            ("GLIBC", c.torch.glibc_needed, host.libc_version if host.libc == "glibc" else None),
+            ("GLIBCXX", c.torch.glibcxx_needed, host.libstdcxx),
+        ]
+    for family, needed, present in pairs:
+        if needed and present and older(present, needed):
+            yield c.finding(
+                "host.glibc-too-old",
+                ERROR,
+                f"The installed torch needs {family}_{needed}, and this system offers "
+                f"{family}_{present}.",
+                [
+                    f"{c.torch.path if c.torch else ''}: {family}_{needed}",
+                    f"system: {family}_{present}",
+                ],
+                "Use a newer distribution or a container, or an older torch made for this one.",
+            )
+    if c.torch is None and host.libc == "musl":
+        yield c.finding(
+            "host.glibc-too-old",
+            ERROR,
+            "This system uses musl, and torch's wheels need glibc.",
+            [f"{host.distro_name or 'the system'}: musl"],
+            "Use a distribution with glibc, or a container of one.",
+        )
+    if c.torch is None and host.libc == "glibc" and host.libc_version and not c.wheels:
+        unbound = compat.fitting_wheels(
+            c.tables,
+            python=c.python_minor,
+            cpu_arch=host.arch,
+            glibc=None,
+            devices=[] if c.has_npu else c.capabilities,
+            driver=None if c.has_npu else c.driver,
+        )
+        if unbound:
+            floor = str(unbound[-1].version)
+            yield c.finding(
+                "host.glibc-too-old",
+                ERROR,
+                f"glibc {host.libc_version} is older than what every torch wheel for this machine "
+                f"(from {floor} on) was linked against.",
+                [f"glibc {host.libc_version}"],
+                "Use a newer distribution or a container.",
+            )
+
+
+def memory(c: Context) -> Iterator[Finding]:
+    """Too little RAM, by the machine or by its control group."""
+    host = c.facts.host
+    if host is None or host.memory_total is None:
+        return
+    limit = host.cgroup_memory_limit
+    usable = min(host.memory_total, limit) if limit else host.memory_total
+    if usable < MEMORY_LOW:
+        source = "the control group's limit" if limit and limit < host.memory_total else "RAM"
+        yield c.finding(
+            "host.memory-low",
+            WARNING,
+            f"{usable} MiB of memory ({source}); loading torch and tokenizing take about "
+            f"{MEMORY_LOW} MiB.",
+            [f"/proc/meminfo: MemTotal {host.memory_total} MiB"]
+            + ([f"cgroup: {limit} MiB"] if limit else []),
+            "Close other programs, raise the container's limit, or add swap.",
+        )
+
+
+def disk(c: Context) -> Iterator[Finding]:
+    """Too little space for torch or for training."""
+    python, storage = c.facts.python, c.facts.storage
+    places = []
+    if python is not None and c.torch is None:
+        places.append(
+            (python.prefix, python.prefix_free, DISK_FOR_TORCH, "torch with its libraries")
+        )
+    if storage is not None:
+        places.append((storage.base_dir, storage.free, DISK_LOW, "shards and checkpoints"))
+    for path, free, wanted, purpose in places:
+        if free is not None and free < wanted:
+            yield c.finding(
+                "host.disk-full",
+                ERROR if free < DISK_LOW else WARNING,
+                f"{free} MiB are free at {path}, and {purpose} take about {wanted} MiB.",
+                [f"free space at {path}: {free} MiB"],
+                "Free space there, or put the environment or NANOCHAT_BASE_DIR on a larger disk.",
+            )
+
+
+def shared_memory(c: Context) -> Iterator[Finding]:
+    """Workers and NCCL exchange data through /dev/shm."""
+    host = c.facts.host
+    if host is None or host.shm_total is None or host.shm_total >= SHM_LOW:
+        return
+    container = " in this container" if host.container else ""
+    yield c.finding(
+        "host.shm-too-small",
+        WARNING,
+        f"/dev/shm{container} has {host.shm_total} MiB; data loader workers and NCCL die of a bus "
+        f"error below about {SHM_LOW} MiB.",
+        [f"/dev/shm: {host.shm_total} MiB"],
+        "Start the container with --shm-size=16g or --ipc=host."
+        if host.container
+        else "Remount /dev/shm with more space.",
+        [] if host.container else ["sudo mount -o remount,size=8G /dev/shm"],
+    )
+
+
+def open_files(c: Context) -> Iterator[Finding]:
+    """Many shards, workers and sockets need many descriptors."""
+    host = c.facts.host
+    if host is None or host.open_files_soft is None or host.open_files_soft >= OPEN_FILES_LOW:
+        return
+    yield c.finding(
+        "host.open-files-limit",
+        WARNING,
+        f"A process may open {host.open_files_soft} files; workers, shards and sockets of a run "
+        "need more.",
+        [f"ulimit -n: {host.open_files_soft}"],
+        "Raise the limit in the shell that starts the run.",
+        [f"ulimit -n {min(host.open_files_hard or 65536, 65536)}"],
+    )
+
+
+def compiler(c: Context) -> Iterator[Finding]:
+    """torch.compile, Triton, cargo and source builds need a C and C++ compiler with a linker."""
+    host = c.facts.host
+    if host is None or host.os != "Linux":
+        return
+    compilers = [name for name in ("g++", "clang") if c.has_tool(name)]
+    if compilers and c.has_tool("ld"):
+        return
+    missing = "no linker (ld)" if compilers else "neither g++ nor clang"
+    yield c.finding(
+        "host.compiler-missing",
+        WARNING,
+        f"There is {missing} on the PATH; torch.compile falls back to eager mode without one, and "
+        "rustbpe cannot be linked.",
+        ["PATH: " + (missing if compilers else "no g++, no clang")],
+        "Install a compiler.",
+        c.system_install("g++"),
+    )
+
+
+def wsl(c: Context) -> Iterator[Finding]:
+    """In WSL the Windows driver serves; its libcuda must be on the loader's path."""
+    host, nvidia = c.facts.host, c.facts.nvidia
+    if host is None or not host.wsl or nvidia is None:
+        return
+    if host.kernel and "WSL2" not in host.kernel and "Microsoft" in host.kernel:
+        yield c.finding(
+            "host.wsl",
+            WARNING,
+            f"This is WSL 1 (kernel {host.kernel}), which passes no GPU through.",
+            [f"uname -r: {host.kernel}"],
+            "Convert the distribution to WSL 2, in PowerShell.",
+            [f"wsl --set-version {host.distro_name or 'Ubuntu'} 2"],
+        )
+    elif "/dev/dxg" in nvidia.device_nodes and nvidia.driver_library is None:
+        yield c.finding(
+            "host.wsl",
+            ERROR,
+            "WSL 2 passes the GPU through (/dev/dxg), but libcuda.so.1 is not on the loader's path; "
+            "it lies in /usr/lib/wsl/lib.",
+            ["/dev/dxg exists", "libcuda.so.1: not found by the loader"],
+            "Put the folder on the loader's path, and install no Linux driver inside WSL.",
+            [
+                "echo /usr/lib/wsl/lib | sudo tee /etc/ld.so.conf.d/ld.wsl.conf",
+                "sudo ldconfig",
+            ],
+        )
+    elif "/dev/dxg" in nvidia.device_nodes and "/wsl/" not in (nvidia.driver_library or ""):
+        yield c.finding(
+            "host.wsl",
+            ERROR,
+            f"libcuda.so.1 is taken from {nvidia.driver_library}, not from /usr/lib/wsl/lib: "
+            "a Linux driver was installed inside WSL and hides the one of Windows.",
+            [f"libcuda.so.1: {nvidia.driver_library}"],
+            "Remove the Linux driver packages; in WSL the driver of Windows serves.",
+        )
+
+
+def network(c: Context) -> Iterator[Finding]:
+    """What could not be reached, each kind once, and a mirror that could."""
+    if c.facts.network is None:
+        return
+    endpoints = c.facts.network.endpoints
+    for kind in dict.fromkeys(e.kind for e in endpoints):
+        of_kind = [e for e in endpoints if e.kind == kind]
+        main = of_kind[0]
+        if main.reachable:
+            continue
+        mirror = next((e for e in of_kind[1:] if e.reachable), None)
+        rows = {row["name"]: row for row in c.tables.rows("mirrors", "endpoint")}
+        row = rows.get(mirror.name, {}) if mirror else {}
+        commands = [f"export {row['variable']}={row['url']}"] if row.get("variable") else []
+        yield c.finding(
+            "host.network-unreachable",
+            WARNING,
+            f"{main.name} cannot be reached: {main.trouble}."
+            + (f" {mirror.name} can." if mirror else " Neither can any of its mirrors."),
+            [f"{e.name}: {e.trouble or 'reachable'}" for e in of_kind],
+            "Use the mirror."
+            if mirror
+            else "Check the connection, the proxy variables and the DNS.",
+            commands,
+        )
+
+
+RULES = (
+    python_version,
+    python_32bit,
+    python_headers,
+    externally_managed,
+    venv_missing,
+    shadowed_stdlib,
+    glibc,
+    memory,
+    disk,
+    shared_memory,
+    open_files,
+    compiler,
+    wsl,
+    network,
+)

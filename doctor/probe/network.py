@@ -1,0 +1,143 @@
+"""What can be reached: package index, PyTorch's wheels, the hub, and their mirrors, all at once."""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from doctor.errors import Unknown
+from doctor.facts import Endpoint, Network
+from doctor.probe.host import pip_index, uv_index
+from doctor.pyenv import PythonEnvironment
+from doctor.system import System
+from doctor.tables import Tables
+
+SECONDS = 2.0
+DEFAULT_URL = re.compile(r"""^PyPI = PackageIndex\(\s*["'](https?://[^"']+)["']""", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Question:
+    """An address to ask, under a name for people."""
+
+    name: str
+    kind: str
+    url: str
+
+
+def probe(system: System, tables: Tables, env: PythonEnvironment | None) -> Network:
+    """Ask every address once; none has more than two seconds.
+
+    Raises:
+        Unknown: below a root, which has no network of its own.
+    """
+    if not system.live:
+        raise Unknown("a tree below --root has no network")
+    questions = [
+        *_python_index(system, env),
+        *(
+            Question(row["name"], row["kind"], row["url"] + row.get("probe", ""))
+            for row in tables.rows("mirrors", "endpoint")
+        ),
+    ]
+    hub = system.env.get("HF_ENDPOINT")
+    if hub:
+        questions.insert(1, Question("HF_ENDPOINT", "hub", hub))
+    pool = ThreadPoolExecutor(len(questions), thread_name_prefix="network")
+    futures = [pool.submit(ask, question, system.env) for question in questions]
+    wait_for(futures, SECONDS + 0.5)
+    pool.shutdown(wait=False, cancel_futures=True)
+    return Network(
+        endpoints=tuple(
+            future.result()
+            if future.done()
+            else Endpoint(
+                name=question.name,
+                kind=question.kind,
+                host=_host(question),
+                reachable=False,
+                trouble=f"no answer within {SECONDS:.0f} s",
+            )
+            for question, future in zip(questions, futures, strict=True)
+        )
+    )
+
+
+def _python_index(system: System, env: PythonEnvironment | None) -> list[Question]:
+    """The index that uv or pip is set to, else the one that the installed pip has built in."""
+    for ask, tool in ((uv_index, "uv"), (pip_index, "pip")):
+        try:
+            url = ask(system)
+        except Unknown:
+            continue
+        if url:
+            return [Question(f"{tool}'s index", "python", f"{url.rstrip('/')}/pip/")]
+    pip = env.find_module("pip") if env else None
+    if pip is None:
+        return []
+    match = DEFAULT_URL.search(system.text(f"{pip.path}/_internal/models/index.py") or "")
+    if match is None:
+        return []
+    url = f"{match.group(1).rstrip('/')}/simple/pip/"
+    return [Question("the default Python index", "python", url)]
+
+
+def _host(question: Question) -> str:
+    """Host of a question; that of pip's own default is left to pip."""
+    return "" if question.name.startswith("the default") else urlsplit(question.url).hostname or ""
+
+
+def ask(question: Question, env: dict[str, str]) -> Endpoint:
+    """Ask one address and say how it went, in words that name the layer at fault."""
+    import requests
+
+    start = time.monotonic()
+    trouble: str | None
+    try:
+        answer = requests.get(
+            question.url, timeout=(SECONDS, SECONDS), stream=True, allow_redirects=True
+        )
+        answer.close()
+        trouble = _status_trouble(answer.status_code)
+    except requests.exceptions.ProxyError:
+        trouble = "the proxy refuses or does not answer"
+    except requests.exceptions.SSLError as error:
+        expired = "expired" in str(error)
+        trouble = "TLS: the certificate has expired" if expired else "TLS: certificate not trusted"
+    except requests.exceptions.Timeout:
+        trouble = f"no answer within {SECONDS:.0f} s"
+    except requests.exceptions.ConnectionError as error:
+        trouble = _connection_trouble(str(error))
+    except requests.exceptions.RequestException as error:
+        trouble = f"{type(error).__name__}"
+    return Endpoint(
+        name=question.name,
+        kind=question.kind,
+        host=_host(question),
+        reachable=trouble is None,
+        latency=round(time.monotonic() - start, 3),
+        trouble=trouble,
+    )
+
+
+def _status_trouble(status: int) -> str | None:
+    """Whether an answer means that the service can be used; a missing page still does."""
+    if status == 407:
+        return "the proxy asks for a password (407)"
+    if status in (401, 403):
+        return f"access refused ({status})"
+    return f"the server answers {status}" if status >= 500 or status == 429 else None
+
+
+def _connection_trouble(text: str) -> str:
+    if re.search(r"name resolution|Name or service|getaddrinfo|nodename", text):
+        return "its name does not resolve"
+    if "refused" in text:
+        return "the connection was refused"
+    if "unreachable" in text:
+        return "the network is unreachable"
+    return "the connection broke off"

@@ -1,0 +1,182 @@
+"""NVIDIA GPUs: what is on the bus, what the driver says, what a CUDA process would see.
+
+The driver is asked through NVML on a live machine and through nvidia-smi otherwise; where neither
+answers, the bus and /proc still tell which cards there are.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from doctor.errors import Unknown
+from doctor.facts import Gpu, Library, Nvidia, PciDevice
+from doctor.linker import Linker
+from doctor.look import Look, find_version
+from doctor.probe import nvidia_smi, nvidia_toolkits, pci
+from doctor.probe.nvidia_smi import DriverAnswer
+from doctor.probe.nvidia_visible import visible_devices
+from doctor.pyenv import PythonEnvironment
+from doctor.system import System
+from doctor.tables import Tables
+
+VENDOR = "0x10de"
+GPU_CLASSES = ("0x0300", "0x0302")
+NVSWITCH_CLASSES = ("0x0680",)
+
+KERNEL_MODULE = re.compile(r"Kernel Module(?:\s+for \S+)?\s+(\d+(?:\.\d+)+)")
+LIBRARY_VERSION = re.compile(r"\.so\.(\d+(?:\.\d+)+)$")
+
+OUTSIDE_LIBRARIES = ("libcudnn.so.9", "libcudnn.so.8", "libnccl.so.2")
+
+
+def start(system: System) -> None:
+    """Begin to run the programs that `probe` will ask."""
+    nvidia_smi.start(system)
+
+
+def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment | None) -> Nvidia:
+    """Describe all that concerns NVIDIA GPUs."""
+    look = Look()
+    on_bus = look("pci_devices", lambda: _on_bus(system, tables)) or ()
+    nodes = tuple(n for n in system.glob("/dev", "nvidia") if re.fullmatch(r".*/nvidia\d+", n))
+    if system.exists("/dev/dxg"):
+        nodes = (*nodes, "/dev/dxg")
+    kernel = look("kernel_driver", lambda: _kernel_driver(system))
+    library = look("driver_library", lambda: _driver_library(system, linker))
+    answer = _ask_driver(system, look, bool(on_bus or nodes or library))
+    gpus = answer.gpus or tuple(_gpus_without_driver(system, on_bus))
+    gpus = tuple(_with_capability(gpu, on_bus, tables) for gpu in gpus)
+    visible = visible_devices(system.env, gpus)
+    toolkits = nvidia_toolkits.probe(system, env, tables)
+    return Nvidia(
+        pci_devices=on_bus,
+        device_nodes=nodes,
+        kernel_driver=kernel,
+        conflicting_module=None if kernel else _conflicting_module(system, on_bus),
+        driver_version=answer.driver_version or _library_version(system, library),
+        driver_cuda=answer.driver_cuda,
+        driver_library=library,
+        source=answer.source,
+        smi_error=answer.error,
+        gpus=gpus,
+        topology=look("topology", lambda: nvidia_smi.topology(system, len(gpus))) or (),
+        fabric_manager=look("fabric_manager", lambda: _fabric_manager(system)),
+        visible_variable=system.env.get("CUDA_VISIBLE_DEVICES"),
+        device_order=system.env.get("CUDA_DEVICE_ORDER"),
+        visible=visible.indices,
+        invalid_visible=visible.invalid,
+        toolkits=toolkits.found,
+        nvcc=toolkits.nvcc,
+        nvcc_version=toolkits.nvcc_version,
+        libraries=tuple(_outside_libraries(system, linker)),
+        unknown=look.reasons | toolkits.reasons,
+    )
+
+
+def _on_bus(system: System, tables: Tables) -> tuple[PciDevice, ...]:
+    return pci.devices(system, VENDOR, GPU_CLASSES, tables.nvidia_chip)
+
+
+def _kernel_driver(system: System) -> str | None:
+    """Version of the loaded kernel module; None where none is loaded."""
+    version = (system.text("/sys/module/nvidia/version") or "").strip()
+    if version:
+        return find_version(version)
+    text = system.text("/proc/driver/nvidia/version")
+    if text is None:
+        return None
+    match = KERNEL_MODULE.search(text)
+    if match is None:
+        raise Unknown("/proc/driver/nvidia/version names no version")
+    return match.group(1)
+
+
+def _conflicting_module(system: System, on_bus: tuple[PciDevice, ...]) -> str | None:
+    if any(device.driver == "nouveau" for device in on_bus):
+        return "nouveau"
+    modules = re.findall(r"^(\w+)", system.text("/proc/modules") or "", re.MULTILINE)
+    loaded = "nouveau" in modules or system.exists("/sys/module/nouveau")
+    return "nouveau" if loaded and on_bus else None
+
+
+def _driver_library(system: System, linker: Linker) -> str | None:
+    path = linker.find("libcuda.so.1")
+    return system.real(path) if path else None
+
+
+def _library_version(system: System, path: str | None) -> str | None:
+    """Driver version from the name of the library that libcuda.so.1 links to."""
+    match = LIBRARY_VERSION.search(path or "")
+    return match.group(1) if match and "." in match.group(1) else None
+
+
+def _ask_driver(system: System, look: Look, there: bool) -> DriverAnswer:
+    """NVML, else nvidia-smi; nothing is asked where there is no sign of a GPU."""
+    if not there and not system.which("nvidia-smi"):
+        return DriverAnswer()
+    if system.live:
+        from doctor.probe import nvidia_nvml
+
+        try:
+            return nvidia_nvml.ask()
+        except Unknown as error:
+            look.reasons["nvml"] = str(error)
+    return nvidia_smi.ask(system)
+
+
+def _gpus_without_driver(system: System, on_bus: tuple[PciDevice, ...]) -> list[Gpu]:
+    """Cards that the kernel module lists in /proc, with their names."""
+    gpus = []
+    for address in system.names("/proc/driver/nvidia/gpus"):
+        text = system.text(f"/proc/driver/nvidia/gpus/{address}/information") or ""
+        name = re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE)
+        reason = "the driver did not answer"
+        gpus.append(
+            Gpu(
+                index=len(gpus),
+                name=name.group(1) if name else None,
+                bus_id=address,
+                unknown={"memory_total": reason, "memory_free": reason},
+            )
+        )
+    return gpus
+
+
+def _with_capability(gpu: Gpu, on_bus: tuple[PciDevice, ...], tables: Tables) -> Gpu:
+    """Fill in a compute capability that the driver does not tell, from the chip's table row."""
+    if gpu.compute_capability is not None:
+        return gpu
+    ids = {pci.bus_key(device.address): device.device_id for device in on_bus}
+    device_id = gpu.device_id or ids.get(pci.bus_key(gpu.bus_id), "")
+    known = tables.nvidia_chip(device_id).get("compute_capability")
+    reason = (
+        "not told by the driver; taken from build/pci.toml" if known else "not told by the driver"
+    )
+    return replace(
+        gpu, compute_capability=known, unknown={**gpu.unknown, "compute_capability": reason}
+    )
+
+
+def _fabric_manager(system: System) -> str | None:
+    """State of the NVSwitch fabric's manager; None where there is no switch."""
+    if not pci.devices(system, VENDOR, NVSWITCH_CLASSES, lambda _: {}):
+        return None
+    pid = (system.text("/run/nvidia-fabricmanager/nvidia-fabricmanager.pid") or "").strip()
+    if pid.isdigit() and (not system.live or system.exists(f"/proc/{pid}")):
+        return "running"
+    done = system.run(["systemctl", "is-active", "nvidia-fabricmanager"])
+    word = done.stdout.strip()
+    if not word:
+        raise Unknown("systemctl does not tell the fabric manager's state")
+    return "running" if word == "active" else "not running"
+
+
+def _outside_libraries(system: System, linker: Linker) -> list[Library]:
+    found = []
+    for name in OUTSIDE_LIBRARIES:
+        path = linker.find(name)
+        if path:
+            match = LIBRARY_VERSION.search(system.real(path))
+            found.append(Library(name=name, path=path, version=match.group(1) if match else None))
+    return found

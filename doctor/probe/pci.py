@@ -1,0 +1,58 @@
+"""Devices of one vendor on the PCI bus; they are there whatever driver is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from doctor.errors import Unknown
+from doctor.facts import PciDevice
+from doctor.system import System
+
+BUS = "/sys/bus/pci/devices"
+
+
+def devices(
+    system: System, vendor: str, classes: tuple[str, ...], describe: Callable[[str], dict[str, str]]
+) -> tuple[PciDevice, ...]:
+    """Devices of a vendor whose class code begins with one of `classes`, in bus order.
+
+    Args:
+        vendor: `0x10de`.
+        classes: `0x0300` (VGA), `0x0302` (3D), `0x1200` (processing accelerator), …
+        describe: device id -> further fields of `PciDevice`.
+    """
+    found = []
+    for address in system.names(BUS):
+        folder = f"{BUS}/{address}"
+        try:
+            if _word(system, f"{folder}/vendor") != vendor:
+                continue
+            kind = _word(system, f"{folder}/class")
+            device_id = _word(system, f"{folder}/device")
+        except Unknown:
+            continue
+        if not kind.startswith(classes):
+            continue
+        driver = None
+        if system.exists(f"{folder}/driver"):
+            driver = system.real(f"{folder}/driver").rsplit("/", 1)[-1]
+        found.append(
+            PciDevice(
+                address=address.lower(),
+                vendor_id=vendor,
+                device_id=device_id,
+                driver=driver,
+                **describe(device_id),
+            )
+        )
+    return tuple(found)
+
+
+def _word(system: System, path: str) -> str:
+    return (system.text(path) or "").strip().lower()
+
+
+def bus_key(bus_id: str | None) -> str:
+    """A bus address as sysfs writes it, from nvidia-smi's `00000000:C1:00.0`."""
+    parts = (bus_id or "").lower().split(":")
+    return ":".join([parts[0][-4:], *parts[1:]]) if len(parts) == 3 else (bus_id or "").lower()

@@ -1,0 +1,134 @@
+"""The Rust toolchain, its mirror, and the `rustbpe` extension of the examined Python."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from doctor.elf import Elf, ElfError
+from doctor.errors import Unknown
+from doctor.facts import Rust
+from doctor.look import Look, find_version, without_credentials
+from doctor.pyenv import Module, PythonEnvironment, python_tags
+from doctor.system import System
+
+TOOLCHAIN_FILES = ("rust-toolchain.toml", "rust-toolchain")
+REPLACED = re.compile(r"\[source\.['\"]?crates-io['\"]?\][^\[]*?replace-with\s*=\s*['\"]([^'\"]+)")
+
+
+def start(system: System) -> None:
+    """Begin to run the programs that `probe` will ask."""
+    for name in ("rustc", "cargo", "maturin"):
+        if system.which(name):
+            system.start([name, "--version"])
+
+
+def probe(system: System, env: PythonEnvironment | None, python_minor: str | None) -> Rust:
+    """Describe toolchain and extension.
+
+    Args:
+        python_minor: `3.12` of the examined interpreter, to tell a stale extension.
+    """
+    look = Look()
+    module = env.find_module("rustbpe") if env else None
+    rustc = system.which("rustc")
+    distribution = None
+    if env is not None:
+        names = ("nanochat-rustbpe", "rustbpe")
+        distribution = next((n for n in names if env.version(n)), None)
+    return Rust(
+        rustc=look("rustc", lambda: _version(system, "rustc")),
+        cargo=look("cargo", lambda: _version(system, "cargo")),
+        rustc_path=rustc,
+        rustup=rustc is not None and system.exists(f"{rustc.rsplit('/', 1)[0]}/rustup"),
+        off_path=_off_path(system),
+        toolchain_file=_toolchain_file(system),
+        mirror=look("mirror", lambda: _mirror(system)),
+        maturin=look("maturin", lambda: _version(system, "maturin")),
+        module_path=module.path if module else None,
+        module_version=env.version(distribution) if env and distribution else None,
+        module_distribution=distribution,
+        module_stale=look("module_stale", lambda: _stale(system, module, python_minor)),
+        unknown=look.reasons,
+    )
+
+
+def _version(system: System, name: str) -> str | None:
+    if system.which(name) is None:
+        return None
+    return find_version(system.output([name, "--version"]))
+
+
+def _off_path(system: System) -> str | None:
+    """Folder of a cargo that no PATH entry leads to: a shell opened before the installation."""
+    home = system.env.get("CARGO_HOME") or f"{system.home()}/.cargo"
+    if system.which("cargo") is None and system.exists(f"{home}/bin/cargo"):
+        return f"{home}/bin"
+    return None
+
+
+def _toolchain_file(system: System) -> str | None:
+    """The file that pins the crate's toolchain, in a checkout."""
+    if not system.live:
+        return None
+    checkout = Path(__file__).parents[2]
+    paths = (checkout / folder / name for folder in ("rustbpe", "") for name in TOOLCHAIN_FILES)
+    return next((str(path) for path in paths if path.is_file()), None)
+
+
+def _mirror(system: System) -> str | None:
+    """Registry that cargo's configuration puts in place of crates.io."""
+    home = system.env.get("CARGO_HOME") or f"{system.home()}/.cargo"
+    for name in ("config.toml", "config"):
+        text = system.text(f"{home}/{name}") or ""
+        replaced = REPLACED.search(text)
+        if replaced is None:
+            continue
+        source = re.escape(replaced.group(1))
+        url = re.search(
+            rf"\[source\.['\"]?{source}['\"]?\][^\[]*?registry\s*=\s*['\"]([^'\"]+)", text
+        )
+        return without_credentials(url.group(1)) if url else replaced.group(1)
+    return None
+
+
+def _stale(system: System, module: Module | None, python_minor: str | None) -> str | None:
+    """Why an extension does not serve this interpreter; None where it does."""
+    if module is None:
+        return None
+    files = [module.path] if module.kind == "extension" else list(_extensions(system, module.path))
+    if not files:
+        return None
+    names = [path.rsplit("/", 1)[-1] for path in files]
+    tags = python_tags(names)
+    wanted = f"cp{python_minor.replace('.', '')}" if python_minor else None
+    if wanted and tags and wanted not in tags and "abi3" not in tags:
+        return f"built for {', '.join(tags)}, and this Python is {wanted}"
+    machine = _machine(system, files[0])
+    own = system.output(["uname", "-m"]).strip()
+    if machine is not None and own and machine != own.replace("arm64", "aarch64"):
+        return f"built for {machine}, and this machine is {own}"
+    return _older_than_source(system, files[0])
+
+
+def _extensions(system: System, folder: str) -> Iterator[str]:
+    yield from (p for p in system.glob(folder, suffix=".so"))
+
+
+def _machine(system: System, path: str) -> str | None:
+    try:
+        with system.mapped(path) as view:
+            return Elf(view).machine
+    except (Unknown, ElfError):
+        return None
+
+
+def _older_than_source(system: System, path: str) -> str | None:
+    """Whether the checkout's crate has changed since the extension was built."""
+    source = Path(__file__).parents[2] / "rustbpe" / "src"
+    built = system.mtime(path)
+    if not system.live or not source.is_dir() or built is None:
+        return None
+    newest = max((f.stat().st_mtime for f in source.rglob("*.rs")), default=0.0)
+    return "older than its source in rustbpe/src" if newest > built else None

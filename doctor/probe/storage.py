@@ -1,0 +1,144 @@
+"""The trainer's base folder: space, shards, tokenizer, checkpoints. Footers are read, not files."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+
+from doctor.errors import Unknown
+from doctor.facts import Shards, Storage
+from doctor.look import MIB, Look
+from doctor.system import System
+
+SHARD_FOLDERS = ("base_data", "base_data_climbmix", "base_data_fineweb_edu", "base_data_stdlib")
+TOKENIZER_FILES = ("tokenizer.bpe", "tokenizer.pkl", "tokenizer.json")
+STAGES = {
+    "base": "base_checkpoints",
+    "mid": "mid_checkpoints",
+    "sft": "chatsft_checkpoints",
+    "rl": "chatrl_checkpoints",
+}
+"""Stage -> folder below the base folder, as upstream nanochat names them."""
+
+PARQUET_MAGIC = b"PAR1"
+LFS_POINTER = b"version https://git-lfs"
+KEPT_CHECKPOINTS = 3
+
+
+def probe(system: System) -> Storage:
+    """Describe the base folder; nothing in it is created or changed."""
+    look = Look()
+    named = system.env.get("NANOCHAT_BASE_DIR")
+    home = system.home()
+    base = named or (f"{home}/.cache/nanochat" if home else None)
+    if base is None:
+        return Storage(unknown={"base_dir": "neither NANOCHAT_BASE_DIR nor HOME is set"})
+    space = look("free", lambda: system.space(base))
+    tokenizer = next(
+        (p for n in TOKENIZER_FILES if system.exists(p := f"{base}/tokenizer/{n}")), None
+    )
+    checkpoints: dict[str, tuple[str, ...]] = {}
+    damage: list[str] = []
+    for stage, folder in STAGES.items():
+        files = look("checkpoints", lambda f=folder: _checkpoints(system, f"{base}/{f}")) or []  # type: ignore[misc]
+        if files:
+            checkpoints[stage] = tuple(files[:KEPT_CHECKPOINTS])
+            damage += _damaged(system, f"{base}/{folder}", files[:KEPT_CHECKPOINTS])
+    return Storage(
+        base_dir=base,
+        base_dir_set=named is not None,
+        exists=system.is_dir(base),
+        writable=system.may(base, os.W_OK) if system.is_dir(base) else None,
+        free=space[1] // MIB if space else None,
+        shards=tuple(look("shards", lambda: list(_shards(system, base))) or ()),
+        tokenizer=tokenizer,
+        tokenizer_damage=look("tokenizer_damage", lambda: _tokenizer_damage(system, tokenizer)),
+        checkpoints=checkpoints,
+        checkpoint_damage=tuple(damage),
+        unknown=look.reasons,
+    )
+
+
+# --- shards ----------------------------------------------------------------------------------
+
+
+def _shards(system: System, base: str) -> Iterator[Shards]:
+    for name in SHARD_FOLDERS:
+        paths = system.glob(f"{base}/{name}", suffix=".parquet")
+        if paths:
+            sizes = [system.size(path) or 0 for path in paths]
+            yield Shards(
+                path=f"{base}/{name}",
+                count=len(paths),
+                total_mib=sum(sizes) // MIB,
+                damaged=tuple(
+                    f"{path.rsplit('/', 1)[-1]}: {why}"
+                    for path in paths
+                    if (why := parquet_damage(system, path))
+                ),
+            )
+
+
+def parquet_damage(system: System, path: str) -> str | None:
+    """Why a parquet file is not whole; None where head and footer are in order.
+
+    Apache Parquet, "File Format": `PAR1`, data, footer, its length (4 bytes), `PAR1`.
+    """
+    try:
+        with system.mapped(path) as view:
+            size = len(view)
+            if view[: len(LFS_POINTER)] == LFS_POINTER:
+                return "a Git LFS pointer, not the file"
+            if size < 12 or view[:4] != PARQUET_MAGIC:
+                return "no parquet file"
+            if view[size - 4 :] != PARQUET_MAGIC:
+                return "cut short: no footer at its end"
+            footer = int.from_bytes(view[size - 8 : size - 4], "little")
+            return "damaged: its footer is longer than the file" if footer > size - 12 else None
+    except Unknown as error:
+        return "empty" if system.size(path) == 0 else str(error)
+
+
+# --- tokenizer, checkpoints -------------------------------------------------------------------
+
+
+def _tokenizer_damage(system: System, path: str | None) -> str | None:
+    """Why a tokenizer file cannot be loaded, as far as its shape tells."""
+    if path is None:
+        return None
+    data = system.bytes(path) or b""
+    if not data:
+        return "empty"
+    if data.startswith(LFS_POINTER):
+        return "a Git LFS pointer, not the file"
+    if path.endswith(".pkl"):
+        # a pickle of protocol 2 or later begins with 0x80 and ends with STOP
+        return None if data[0] == 0x80 and data.endswith(b".") else "cut short or no pickle"
+    if path.endswith(".json"):
+        return None if data.rstrip().endswith(b"}") else "cut short"
+    return None
+
+
+def _checkpoints(system: System, folder: str) -> list[str]:
+    """Model files below a stage's folder, newest step of the largest tag first."""
+    found = []
+    for tag in system.names(folder):
+        for name in system.names(f"{folder}/{tag}"):
+            if re.fullmatch(r"model_\d+\.(pt|safetensors)", name):
+                found.append(f"{tag}/{name}")
+    return sorted(found, key=lambda f: [int(n) for n in re.findall(r"\d+", f)], reverse=True)
+
+
+def _damaged(system: System, folder: str, files: list[str]) -> Iterator[str]:
+    """Checkpoints that were cut short: torch writes a zip, whose directory stands at its end."""
+    for name in files:
+        if not name.endswith(".pt"):
+            continue
+        try:
+            with system.locate(f"{folder}/{name}").open("rb") as file:
+                if not zipfile.is_zipfile(file):
+                    yield f"{folder}/{name}"
+        except OSError:
+            continue

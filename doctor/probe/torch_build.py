@@ -1,0 +1,306 @@
+"""Reads a PyTorch's files: version, GPU architectures, libuv, NCCL, and whether its libraries resolve.
+
+Nothing is imported. What the package says of itself is in version.py; what it can do is in its
+libraries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from doctor import fatbin
+from doctor.elf import Elf, ElfError
+from doctor.errors import Unknown
+from doctor.facts import ArchCode, MissingLibrary, TorchBuild
+from doctor.linker import Closure, Linker
+from doctor.look import Look
+from doctor.pyenv import PythonEnvironment, python_tags
+from doctor.system import System
+
+ASSIGNED = re.compile(
+    r"^(?P<name>__version__|cuda|hip|xpu|git_version|debug)\b[^=\n]*=\s*"
+    r"(?:['\"](?P<text>[^'\"]*)['\"]|(?P<word>None|True|False))",
+    re.MULTILINE,
+)
+
+MARKERS: dict[str, tuple[str, tuple[bytes, ...]]] = {
+    "libuv": ("libtorch_cpu.so", (b"16LibUVStoreDaemonE",)),
+    "gloo": ("libtorch_cpu.so", (b"ProcessGroupGloo",)),
+    "mpi": ("libtorch_cpu.so", (b"15ProcessGroupMPIE",)),
+    "distributed": ("libtorch_cpu.so", (b"8TCPStoreE", b"LibUVStoreDaemon", b"ProcessGroupGloo")),
+    "nccl": ("libtorch_cuda.so", (b"ProcessGroupNCCL",)),
+}
+"""Part -> library and strings of which one is there exactly when the part was compiled in.
+
+Mangled type names where PyTorch's own messages name a class that is not there (every build's text
+speaks of ProcessGroupMPI).
+"""
+
+FULL_COVER = 0.5
+"""An architecture with fewer entries than this share of the most frequent one has code for some
+special kernels only. In torch 2.15.0+cu132: 9.0 has 476 entries, 10.3 has 59, 8.9 has 1."""
+
+DRIVER_LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1", "libascend_hal.so")
+"""They come with a driver; a missing driver is a finding of its own."""
+
+NVIDIA_PREFIXES = ("libcu", "libnv", "libnccl")
+
+
+@dataclass(frozen=True)
+class BundledNvidia:
+    """NVIDIA libraries of the Python environment: soname -> path."""
+
+    libraries: Mapping[str, str]
+
+
+def bundled_nvidia(system: System, env: PythonEnvironment | None) -> BundledNvidia:
+    """Libraries of pip's nvidia packages, which torch loads by path where its RPATH fails."""
+    found: dict[str, str] = {}
+    for site in env.sites if env else ():
+        for package in system.glob(f"{site}/nvidia"):
+            for path in system.glob(f"{package}/lib"):
+                name = path.rsplit("/", 1)[-1]
+                if ".so" in name:
+                    found.setdefault(name, path)
+    return BundledNvidia(found)
+
+
+def read_build(system: System, linker: Linker, folder: str, nvidia: BundledNvidia) -> TorchBuild:
+    """Describe the PyTorch whose package folder this is."""
+    look = Look()
+    stated = look("version", lambda: stated_versions(system, folder)) or {}
+    version = stated.get("__version__") or _source_version(system, folder)
+    lib = f"{folder}/lib"
+    names = set(look("path", lambda: system.names(lib)) or ())
+    extensions = [n for n in system.names(folder) if n.startswith("_C.") and n.endswith(".so")]
+    gpu = _gpu_code(system, lib, sorted(names), look)
+    main = gpu.get("libtorch_cuda.so", ())
+    parts = {part: look(part, lambda p=part: _has_part(system, lib, names, p)) for part in MARKERS}
+    closure = _closure(linker, folder, names, extensions)
+    built = bool(extensions) and bool(
+        names & {"libtorch_cpu.so", "libtorch.so", "libtorch_cpu.dylib"}
+    )
+    if version is None:
+        look.reasons.setdefault("version", "version.py names no version")
+    most = max((code.sass for code in main), default=0)
+    covered = [c.arch for c in main if _plain(c) and c.sass and c.sass >= most * FULL_COVER]
+    return TorchBuild(
+        path=folder,
+        version=version,
+        local_tag=version.partition("+")[2] or None if version else None,
+        flavour=_flavour(stated, names) if stated or names else None,
+        cuda=stated.get("cuda"),
+        git_commit=stated.get("git_version"),
+        debug=None if "debug" not in stated else stated["debug"] == "True",
+        cpu_arch=look("cpu_arch", lambda: _machine(system, folder, lib, names, extensions)),
+        python_tags=python_tags(extensions),
+        built=built,
+        archs=main,
+        sibling_archs={k: v for k, v in gpu.items() if k != "libtorch_cuda.so"},
+        archs_covered=tuple(covered),
+        archs_partial=tuple(c.arch for c in main if c.sass and c.arch not in covered),
+        archs_ptx=tuple(c.arch for c in main if c.ptx and c.ptx >= most * FULL_COVER),
+        cxx11_abi=look("cxx11_abi", lambda: _cxx11_abi(system, lib, names)),
+        needed_libraries=tuple(sorted(_outside(closure, folder))),
+        missing_libraries=tuple(
+            MissingLibrary(name=item.soname, needed_by=item.needed_by.rsplit("/", 1)[-1])
+            for item in closure.missing()
+            if item.soname not in DRIVER_LIBRARIES
+        ),
+        foreign_libraries=tuple(_foreign(closure, nvidia)),
+        undefined_symbols=tuple(_undefined(system, closure, nvidia)),
+        glibc_needed=_highest(closure, "GLIBC_"),
+        glibcxx_needed=_highest(closure, "GLIBCXX_"),
+        unknown=_with_unreadable(look.reasons, closure),
+        **parts,
+    )
+
+
+def stated_versions(system: System, folder: str) -> dict[str, str]:
+    """What a package's version.py assigns; names set to None are left out.
+
+    Raises:
+        Unknown: the file is there and no PyTorch's.
+    """
+    text = system.text(f"{folder}/version.py", 1 << 16)
+    if text is None:
+        return {}
+    found = {
+        m["name"]: m["text"] if m["text"] is not None else m["word"]
+        for m in ASSIGNED.finditer(text)
+        if m["word"] != "None"
+    }
+    if "__version__" not in found:
+        raise Unknown(f"{folder}/version.py names no version")
+    return found
+
+
+def _source_version(system: System, folder: str) -> str | None:
+    """Version of a source tree that was never built, from the version.txt above its package."""
+    text = system.text(f"{folder.rsplit('/', 1)[0]}/version.txt", 1 << 12)
+    return text.strip().splitlines()[0] if text and text.strip() else None
+
+
+def _flavour(stated: Mapping[str, str], names: set[str]) -> str:
+    if "hip" in stated or "libtorch_hip.so" in names:
+        return "rocm"
+    if "cuda" in stated or "libtorch_cuda.so" in names:
+        return "cuda"
+    return "xpu" if "xpu" in stated or "libtorch_xpu.so" in names else "cpu"
+
+
+def _gpu_code(
+    system: System, lib: str, names: list[str], look: Look
+) -> dict[str, tuple[ArchCode, ...]]:
+    """File name -> code by architecture, of libtorch_cuda.so and its siblings that have any."""
+    found: dict[str, tuple[ArchCode, ...]] = {}
+    for name in names:
+        if name.endswith(".so") and ("cuda" in name or "nvshmem" in name):
+            field = "archs" if name == "libtorch_cuda.so" else "sibling_archs"
+            codes = look(field, lambda n=name: _read_codes(system, f"{lib}/{n}"))  # type: ignore[misc]
+            if codes:
+                found[name] = codes
+    return found
+
+
+def _read_codes(system: System, path: str) -> tuple[ArchCode, ...]:
+    try:
+        with system.mapped(path) as view:
+            read = fatbin.read(Elf(view))
+    except ElfError as error:
+        raise Unknown(f"{path}: {error}") from error
+    if read.damaged and not read.counts:
+        raise Unknown(f"{path}: its fatbin section is damaged")
+    archs = sorted({arch for arch, _ in read.counts}, key=arch_key)
+    return tuple(
+        ArchCode(
+            arch=arch,
+            sass=read.counts[arch, fatbin.SASS],
+            ptx=read.counts[arch, fatbin.PTX],
+            unknown={"sass": "the section is damaged; counts are what is left"}
+            if read.damaged
+            else {},
+        )
+        for arch in archs
+    )
+
+
+def arch_key(arch: str) -> tuple[int, int, str]:
+    """Sort key of `9.0`, `9.0a`, `12.1`."""
+    match = re.match(r"(\d+)\.(\d+)(\w*)", arch)
+    return (int(match[1]), int(match[2]), match[3]) if match else (0, 0, arch)
+
+
+def _plain(code: ArchCode) -> bool:
+    return not code.arch[-1].isalpha()
+
+
+def _has_part(system: System, lib: str, names: set[str], part: str) -> bool | None:
+    """Whether a part was compiled in; None without the libraries that would tell."""
+    library, needles = MARKERS[part]
+    if library not in names:
+        return False if "libtorch_cpu.so" in names else None
+    try:
+        with system.mapped(f"{lib}/{library}") as view:
+            elf = Elf(view)
+            return any(elf.find(needle) for needle in needles)
+    except ElfError as error:
+        raise Unknown(f"{lib}/{library}: {error}") from error
+
+
+def _machine(
+    system: System, folder: str, lib: str, names: set[str], extensions: list[str]
+) -> str | None:
+    paths = [f"{folder}/{n}" for n in extensions]
+    paths += [f"{lib}/{n}" for n in ("libc10.so", "libtorch_cpu.so") if n in names]
+    if not paths:
+        return None
+    try:
+        with system.mapped(paths[0]) as view:
+            return Elf(view).machine
+    except ElfError as error:
+        raise Unknown(f"{paths[0]}: {error}") from error
+
+
+def _cxx11_abi(system: System, lib: str, names: set[str]) -> bool | None:
+    """Whether std::string is libstdc++'s new one; None where no symbol tells."""
+    if "libc10.so" not in names:
+        return None
+    try:
+        with system.mapped(f"{lib}/libc10.so") as view:
+            elf = Elf(view)
+            if elf.find(b"__cxx11", ".dynstr"):
+                return True
+            return False if elf.find(b"N3c10", ".dynstr") else None
+    except ElfError as error:
+        raise Unknown(f"{lib}/libc10.so: {error}") from error
+
+
+# --- libraries -------------------------------------------------------------------------------
+
+
+def _closure(linker: Linker, folder: str, names: set[str], extensions: list[str]) -> Closure:
+    """What `import torch` loads, in its order."""
+    order = ("libtorch_global_deps.so", "libtorch_python.so", "libtorch.so", "libtorch_cuda.so")
+    first = [f"{folder}/lib/{name}" for name in order if name in names]
+    return linker.closure([*first, *(f"{folder}/{n}" for n in extensions)], [f"{folder}/lib"])
+
+
+def _outside(closure: Closure, folder: str) -> set[str]:
+    """Sonames that torch's own libraries ask for and that are neither torch's nor the system's."""
+    return {
+        item.soname
+        for item in closure.libraries.values()
+        if item.needed_by.startswith(f"{folder}/")
+        and not (item.path or "").startswith(f"{folder}/")
+        and item.via not in ("cache", "default", "path")
+    }
+
+
+def _foreign(closure: Closure, nvidia: BundledNvidia) -> list[str]:
+    """NVIDIA libraries that LD_LIBRARY_PATH takes although the environment has its own."""
+    return sorted(
+        str(item.path)
+        for item in closure.libraries.values()
+        if item.via == "LD_LIBRARY_PATH"
+        and item.path
+        and item.soname.startswith(NVIDIA_PREFIXES)
+        and item.soname in nvidia.libraries
+        and item.path != nvidia.libraries[item.soname]
+    )
+
+
+def _undefined(system: System, closure: Closure, nvidia: BundledNvidia) -> list[str]:
+    """nvJitLink symbols that libcusparse asks for and the nvJitLink it gets does not have."""
+    askers = [i.path for i in closure.libraries.values() if i.soname.startswith("libcusparse.so")]
+    givers = [i.path for i in closure.libraries.values() if i.soname.startswith("libnvJitLink.so")]
+    if not askers or not givers or givers[0] in nvidia.libraries.values():
+        return []
+    names: list[set[str]] = []
+    for path, side in ((askers[0], 1), (givers[0], 0)):
+        try:
+            with system.mapped(str(path)) as view:
+                names.append(Elf(view).symbols("__nvJitLink")[side])
+        except (Unknown, ElfError):
+            return []
+    return sorted(names[0] - names[1]) if names[1] else []
+
+
+def _highest(closure: Closure, prefix: str) -> str | None:
+    """Newest symbol version of a family that any library outside the system asks for."""
+    numbers = [
+        tuple(int(n) for n in version.removeprefix(prefix).split("."))
+        for versions in closure.versions.values()
+        for version in versions
+        if re.fullmatch(rf"{prefix}\d+(\.\d+)+", version)
+    ]
+    return ".".join(map(str, max(numbers))) if numbers else None
+
+
+def _with_unreadable(reasons: dict[str, str], closure: Closure) -> dict[str, str]:
+    if closure.unreadable:
+        path, why = next(iter(closure.unreadable.items()))
+        reasons.setdefault("missing_libraries", f"{path}: {why}")
+    return reasons

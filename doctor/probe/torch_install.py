@@ -1,0 +1,172 @@
+"""The torch that the examined Python would import, what hides it, and other trees on the machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from doctor.elf import Elf, ElfError
+from doctor.errors import Unknown
+from doctor.facts import Companion, Torch, TorchBuild
+from doctor.linker import Linker
+from doctor.look import Look
+from doctor.probe.torch_build import BundledNvidia, bundled_nvidia, read_build
+from doctor.pyenv import Module, PythonEnvironment
+from doctor.system import System
+
+COMPANIONS = ("torchvision", "torchaudio", "flash-attn", "xformers", "torchao")
+PTXAS_FOLDERS = ("backends/nvidia/bin", "third_party/cuda/bin", "common/../third_party/cuda/bin")
+PTXAS_RELEASE = re.compile(rb"release (\d+\.\d+), V")
+TRITON_NAMES = ("triton", "pytorch-triton", "triton-windows")
+
+
+def probe(system: System, linker: Linker, env: PythonEnvironment | None) -> Torch:
+    """Describe the torch of an environment, and PyTorch trees at their usual places."""
+    look = Look()
+    nvidia = bundled_nvidia(system, env)
+    linker.preload = dict(nvidia.libraries)
+
+    def read(folder: str) -> TorchBuild:
+        return read_build(system, linker, folder, nvidia)
+
+    installed = shadowed = None
+    found = blocker = by = entry = None
+    if env is None:
+        look.reasons["installed"] = "no Python could be examined"
+    else:
+        found, blocker = _imported(system, env)
+        dist = env.distributions().get("torch")
+        if found is not None:
+            installed = read(found.path)
+            by = _installed_by(env, found)
+            if (
+                dist is not None
+                and f"{dist.site}/torch" != found.path
+                and _is_other(found, dist.site)
+            ):
+                entry = found.entry
+                if system.is_dir(f"{dist.site}/torch"):
+                    shadowed = read(f"{dist.site}/torch")
+    ptxas = _ptxas(system, env) if env else {}
+    known = {installed.path} if installed else set()
+    return Torch(
+        installed=installed,
+        installed_by=by,
+        shadowed=shadowed,
+        shadowing_path=entry,
+        import_blocker=blocker,
+        triton=next((v for n in TRITON_NAMES if env and (v := env.version(n))), None),
+        triton_ptxas=look("triton_ptxas", lambda: _ptxas_version(system, ptxas.get("ptxas"))),
+        triton_ptxas_blackwell=look(
+            "triton_ptxas_blackwell", lambda: _ptxas_version(system, ptxas.get("ptxas-blackwell"))
+        ),
+        companions=tuple(_companions(env)) if env else (),
+        local_trees=tuple(read(folder) for folder in _trees(system) if folder not in known),
+        unknown=look.reasons,
+    )
+
+
+def _imported(system: System, env: PythonEnvironment) -> tuple[Module | None, str | None]:
+    """What `import torch` takes, and what stands in its way if that is no PyTorch.
+
+    The current folder comes first, as it does for `python -m`.
+    """
+    first = [os.getcwd()] if system.live else []
+    found = env.find_module("torch", first)
+    if found is None:
+        return None, None
+    if found.kind in ("file", "extension"):
+        return None, found.path
+    parts = (f"{found.path}/version.py", f"{found.path}/lib", f"{found.path}/_utils_internal.py")
+    is_torch = any(system.exists(part) for part in parts)
+    if found.kind == "namespace":
+        return (found, found.path) if is_torch else (None, None)
+    return (found, None) if is_torch else (None, found.path)
+
+
+def _is_other(found: Module, site: str) -> bool:
+    """Whether a module does not belong to the distribution of a site (an editable install does)."""
+    return found.entry != site
+
+
+def _installed_by(env: PythonEnvironment, found: Module) -> str:
+    if found.entry in env.python_path:
+        return "PYTHONPATH"
+    if found.entry in env.sites:
+        return "wheel"
+    if found.entry in env.import_path or "torch" in env.editable:
+        return "editable"
+    return "current folder"
+
+
+def _companions(env: PythonEnvironment) -> Iterator[Companion]:
+    """Packages with code compiled against one torch, and the torch they declare."""
+    for name in COMPANIONS:
+        version = env.version(name)
+        if version is None:
+            continue
+        look = Look()
+        lines = look("requires_torch", lambda n=name: env.requirements(n)) or []  # type: ignore[misc]
+        pins = (re.match(r"torch(?![\w-])\s*\(?\s*([^;)]*)", line) for line in lines)
+        pin = next((m.group(1).strip() for m in pins if m), None)
+        yield Companion(
+            name=name, version=version, requires_torch=pin or None, unknown=look.reasons
+        )
+
+
+def _ptxas(system: System, env: PythonEnvironment) -> dict[str, str]:
+    """The ptxas programs that Triton brings, by name."""
+    triton = env.find_module("triton")
+    found: dict[str, str] = {}
+    for folder in PTXAS_FOLDERS if triton else ():
+        for name in ("ptxas", "ptxas-blackwell"):
+            path = f"{triton.path if triton else ''}/{folder}/{name}"
+            if system.is_file(path):
+                found.setdefault(name, path)
+    return found
+
+
+def _ptxas_version(system: System, path: str | None) -> str | None:
+    """CUDA release that a ptxas names in its text; it is not run."""
+    if path is None:
+        return None
+    with system.mapped(path) as view:
+        area = view[:] if len(view) < (1 << 16) else b""
+        try:
+            section = Elf(view).section(".rodata")
+            if section:
+                area = view[section.offset : section.offset + section.size]
+        except ElfError:
+            pass
+    match = PTXAS_RELEASE.search(area)
+    if match is None:
+        raise Unknown(f"{path} names no release")
+    return match.group(1).decode()
+
+
+def _trees(system: System) -> Iterator[str]:
+    """Package folders of PyTorch trees, in the order in which they are preferred."""
+    home = system.home()
+    places = [system.env.get("TORCH_LOCAL_PATH", "")]
+    if system.live:
+        places.append(os.path.abspath("../pytorch"))
+    if home:
+        places += [f"{home}/Tools/pytorch", f"{home}/pytorch"]
+    seen = set()
+    for place in places:
+        for folder in (f"{place.rstrip('/')}/torch", place.rstrip("/")):
+            if not place.startswith("/") or not system.is_file(f"{folder}/__init__.py"):
+                continue
+            real = system.real(folder)
+            if real not in seen and (system.exists(f"{folder}/lib") or _is_source(system, place)):
+                seen.add(real)
+                yield folder
+            break
+
+
+def _is_source(system: System, place: str) -> bool:
+    return system.exists(f"{place}/setup.py") and system.exists(f"{place}/CMakeLists.txt")
+
+
+__all__ = ["BundledNvidia", "probe"]

@@ -1,0 +1,114 @@
+"""Runs everything that CI runs, on this machine: the stages below, each to its end.
+
+A stage that fails does not stop the others: whoever mends something wants to see all of it at once.
+This is the one file beside `system.py` that starts programs, since it examines this source tree and
+not a machine, and its stages write straight to the terminal.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+TOOLS = ("ruff", "mypy", "pytest", "hypothesis", "pytest_timeout")
+"""Modules of the extra `test` without which no stage says anything useful."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One program to run in the checkout; it has failed when its exit status is not 0."""
+
+    name: str
+    command: tuple[str, ...]
+    optional: bool = False
+    """Where the program is not installed the stage is skipped, with a line that says so."""
+
+
+PYTHON = sys.executable
+
+STAGES = (
+    Stage(name="ruff check", command=(PYTHON, "-m", "ruff", "check", ".")),
+    Stage(name="ruff format", command=(PYTHON, "-m", "ruff", "format", "--check", ".")),
+    Stage(name="mypy --strict", command=(PYTHON, "-m", "mypy")),
+    Stage(name="shellcheck", command=("shellcheck", "nanochat-doctor", ".ci/run"), optional=True),
+    # Last, so that its closing line stands right above the summary.
+    Stage(name="pytest", command=(PYTHON, "-m", "pytest")),
+)
+
+
+def run(argv: Sequence[str] = ()) -> int:
+    """Run every stage; what is in `argv` goes to pytest. 0 when all is fine, else 1."""
+    if problem := unready(CHECKOUT):
+        print(f"nanochat-doctor: {problem}", file=sys.stderr)
+        return 1
+    stages = [
+        replace(stage, command=(*stage.command, *argv)) if stage.name == "pytest" else stage
+        for stage in STAGES
+    ]
+    return run_stages(stages, CHECKOUT)
+
+
+def unready(checkout: Path) -> str | None:
+    """The reason why there is nothing to test here, with its cure."""
+    if not (checkout / "tests").is_dir():
+        return (
+            f"selftest needs a checkout, and {checkout} has no tests folder: an installed package "
+            "carries none; clone the repository and run ./nanochat-doctor selftest there"
+        )
+    if missing := [tool for tool in TOOLS if importlib.util.find_spec(tool) is None]:
+        return (
+            f"selftest needs the extra 'test', and {sys.executable} lacks {', '.join(missing)}; "
+            "run ./nanochat-doctor selftest, which installs it"
+        )
+    return None
+
+
+def run_stages(stages: Sequence[Stage], folder: Path) -> int:
+    """Run all stages in `folder` and close with one line that names those which failed."""
+    began = time.monotonic()
+    outcomes = {stage.name: run_stage(stage, folder) for stage in stages}
+    failed = [name for name, fine in outcomes.items() if fine is False]
+    skipped = [name for name, fine in outcomes.items() if fine is None]
+    seconds = time.monotonic() - began
+    verdict = f"FAILED: {', '.join(failed)}" if failed else "everything is fine"
+    note = f" (skipped: {', '.join(skipped)})" if skipped else ""
+    say(f"selftest: {verdict}{note}, {len(stages)} stages in {seconds:.1f} s")
+    return 1 if failed else 0
+
+
+def run_stage(stage: Stage, folder: Path) -> bool | None:
+    """Whether it went well; None where its program is not installed and need not be."""
+    program = find(stage.command[0])
+    if program is None and stage.optional:
+        say(f"== {stage.name}: skipped, {stage.command[0]} is not installed")
+        return None
+    say(f"== {stage.name}: {' '.join(stage.command)}")
+    began = time.monotonic()
+    try:
+        status = subprocess.run(
+            [program or stage.command[0], *stage.command[1:]], cwd=folder
+        ).returncode
+    except OSError as error:
+        say(f"{stage.command[0]} does not start: {error}")
+        status = 127
+    outcome = "ok" if status == 0 else f"FAILED, exit status {status}"
+    say(f"-- {stage.name}: {outcome}, {time.monotonic() - began:.1f} s\n")
+    return status == 0
+
+
+def find(program: str) -> str | None:
+    """The program beside this Python, where an extra may have put it, else the one on PATH."""
+    return shutil.which(Path(sys.executable).parent / program) or shutil.which(program)
+
+
+def say(line: str) -> None:
+    """Flushed, since the stages write to the same stream past our buffer."""
+    print(line, flush=True)

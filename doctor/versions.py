@@ -1,0 +1,49 @@
+"""Versions as the field writes them: CUDA and driver numbers, torch releases, CANN releases."""
+
+from __future__ import annotations
+
+import re
+
+INFINITE = 1 << 30
+
+
+def parts(version: str) -> tuple[int, ...]:
+    """`580.95.05` -> (580, 95, 5); what is no number ends it."""
+    match = re.match(r"\d+(?:\.\d+)*", version.strip())
+    return tuple(int(n) for n in match.group(0).split(".")) if match else ()
+
+
+def at_least(version: str, floor: str) -> bool:
+    """Whether a version reaches a floor; a shortened one counts as the newest it may stand for.
+
+    nvidia-smi and container labels shorten drivers: `525.60` is taken to reach `525.60.13`.
+    """
+    have, need = parts(version), parts(floor)
+    padded = have + (INFINITE,) * (len(need) - len(have))
+    return padded >= need
+
+
+def older(version: str, other: str) -> bool:
+    """Whether one version lies before another; missing parts count as zero."""
+    a, b = parts(version), parts(other)
+    width = max(len(a), len(b))
+    return a + (0,) * (width - len(a)) < b + (0,) * (width - len(b))
+
+
+def minor(version: str) -> str:
+    """`2.9.1+cu128` -> `2.9`."""
+    return ".".join(str(n) for n in parts(version)[:2])
+
+
+def release(version: str) -> str:
+    """`2.9.1+cu128` -> `2.9.1`; `2.10.0a0+gitba93d56` -> `2.10.0`."""
+    return ".".join(str(n) for n in parts(version))
+
+
+def cann_key(version: str) -> tuple[int, int, int, int]:
+    """Sort key of CANN releases: 8.2.RC1 before 8.2.0 before 8.3.RC1; betas before their release."""
+    numbers = [int(n) for n in re.findall(r"\d+", version)]
+    rc = re.search(r"(?:RC|beta\.?)(\d+)", version, re.IGNORECASE)
+    major, minor_ = (numbers + [0, 0])[:2]
+    patch = numbers[2] if len(numbers) > 2 and not re.match(r"\d+\.\d+\.RC", version) else 0
+    return major, minor_, patch, int(rc.group(1)) if rc else INFINITE
