@@ -115,7 +115,8 @@ def check(obj: dict[str, Any], as_json: bool, strict: bool, only: tuple[str, ...
     findings = examine(facts, tables)
     if only:
         findings = [f for f in findings if area_of(f.code) in only]
-        facts = replace(facts, **{area: None for area in AREAS if area not in only})
+        hidden: dict[str, Any] = {area: None for area in AREAS if area not in only}
+        facts = replace(facts, **hidden)
     if as_json:
         _print_json(
             {

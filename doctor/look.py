@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from doctor.errors import Unknown
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 MIB = 1 << 20
@@ -24,10 +25,12 @@ class Look:
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
 
-    def __call__(self, name: str, ask: Callable[[], T | None]) -> T | None:
-        """The value, or None with the reason kept under the field's name."""
+    def __call__(
+        self, name: str, ask: Callable[P, T | None], *args: P.args, **kwargs: P.kwargs
+    ) -> T | None:
+        """What `ask` returns, or None with the reason kept under the field's name."""
         try:
-            return ask()
+            return ask(*args, **kwargs)
         except Unknown as error:
             self.reasons[name] = str(error)
         except (ValueError, LookupError, TypeError, ArithmeticError, OSError) as error:

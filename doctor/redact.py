@@ -14,14 +14,15 @@ from typing import Any
 
 from doctor.system import System
 
+SECRET_NAMES = "token|secret|passwd|password|api[_-]?key|authorization|serial(?: number)?"
+
 PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4,12})+", re.IGNORECASE), r"\1-…"),
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE), "…"),
     (re.compile(r"(?<=://)[^/@\s]+@"), ""),
-    (re.compile(r"\b(?:hf|ghp|gho|ghs|github_pat|glpat|sk|pk|xox[a-z]|AKIA|wandb)[_-]?[A-Za-z0-9_-]{16,}"), "…"),
+    (re.compile(r"\b(?:hf|ghp|gho|ghs|github_pat|glpat|sk|pk|xox[a-z]|AKIA)[_-]?[\w-]{16,}"), "…"),
     (re.compile(r"\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+"), "…"),
-    (re.compile(r"(?i)\b(token|secret|passwd|password|api[_-]?key|authorization)(\s*[=:]\s*)\S+"), r"\1\2…"),
-    (re.compile(r"(?i)\b(serial(?: number)?)(\s*[=:]\s*)\S+"), r"\1\2…"),
+    (re.compile(rf"(?i)\b({SECRET_NAMES})(\s*[=:]\s*)\S+"), r"\1\2…"),
     (re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b", re.IGNORECASE), "…"),
     (re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])"), "…"),
 )  # fmt: skip
@@ -49,9 +50,11 @@ def _replacements(system: System) -> list[tuple[re.Pattern[str], str]]:
             names.add(getpass.getuser())
         except (KeyError, OSError):
             pass
-    for name in names - {""}:
-        if name.lower() not in COMMON_NAMES and len(name) > 2:
-            rules.append((re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])"), "…"))
+    rules += [
+        (re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])"), "…")
+        for name in names
+        if name.lower() not in COMMON_NAMES and len(name) > 2
+    ]
     rules.append((HOMES, r"/\1/…"))
     rules.extend(PATTERNS)
     return rules

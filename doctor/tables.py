@@ -23,16 +23,18 @@ else:
 
 Row = Mapping[str, Any]
 
-SOURCED = {"source": str, "date": str}
+SOURCED: dict[str, type] = {"source": str, "date": str}
 
-SHAPES: dict[str, dict[str, dict[str, type]]] = {
+Shape = dict[str, type]
+
+SHAPES: dict[str, dict[str, Shape]] = {
     "cuda": {
-        "toolkit": {"version": str, "archs": list} | SOURCED,
-        "cuda_major": {"major": str, "min_driver": str} | SOURCED,
-        "arch": {"cc": str, "family": str, "min_cuda": str, "tegra": bool} | SOURCED,
+        "toolkit": {"version": str, "archs": list, **SOURCED},
+        "cuda_major": {"major": str, "min_driver": str, **SOURCED},
+        "arch": {"cc": str, "family": str, "min_cuda": str, "tegra": bool, **SOURCED},
     },
     "torch": {
-        "release": {"torch": str, "pythons": list} | SOURCED,
+        "release": {"torch": str, "pythons": list, **SOURCED},
         "wheel": {
             "torch": str,
             "variant": str,
@@ -40,27 +42,27 @@ SHAPES: dict[str, dict[str, dict[str, type]]] = {
             "sass": list,
             "ptx": list,
             "index": str,
-        }
-        | SOURCED,
-        "companion": {"torch": str} | SOURCED,
+            **SOURCED,
+        },
+        "companion": {"torch": str, **SOURCED},
     },
     "ascend": {
-        "pair": {"cann": str, "torch_npu": str, "torch": str} | SOURCED,
-        "python": {"torch": str, "pythons": list} | SOURCED,
-        "requires": {"package": str, "module": str, "when": str, "spec": str} | SOURCED,
-        "chip": {"series": str, "pattern": str, "bf16": bool} | SOURCED,
+        "pair": {"cann": str, "torch_npu": str, "torch": str, **SOURCED},
+        "python": {"torch": str, "pythons": list, **SOURCED},
+        "requires": {"package": str, "module": str, "when": str, "spec": str, **SOURCED},
+        "chip": {"series": str, "pattern": str, "bf16": bool, **SOURCED},
     },
     "packages": {
-        "manager": {"name": str, "id": list, "install": str} | SOURCED,
-        "need": {"name": str} | SOURCED,
-        "driver": {"id": list, "commands": list} | SOURCED,
+        "manager": {"name": str, "id": list, "install": str, **SOURCED},
+        "need": {"name": str, **SOURCED},
+        "driver": {"id": list, "commands": list, **SOURCED},
     },
     "pci": {
-        "nvidia": {"first": str, "last": str, "chip": str} | SOURCED,
+        "nvidia": {"first": str, "last": str, "chip": str, **SOURCED},
     },
-    "rust": {"crate": {"name": str, "msrv": str} | SOURCED},
+    "rust": {"crate": {"name": str, "msrv": str, **SOURCED}},
     "codes": {"code": {"name": str, "title": str}},
-    "mirrors": {"endpoint": {"name": str, "kind": str, "url": str} | SOURCED},
+    "mirrors": {"endpoint": {"name": str, "kind": str, "url": str, **SOURCED}},
 }
 """File -> table -> fields that every row must have, with their types."""
 
@@ -99,7 +101,7 @@ def read_table(path: Path) -> dict[str, list[Row]]:
             raise DoctorError(f"{name} has no [[{table}]] rows.")
         for number, row in enumerate(rows, 1):
             _check(name, table, number, row, shape)
-    return data
+    return cast("dict[str, list[Row]]", data)
 
 
 def _check(name: str, table: str, number: int, row: Any, shape: Mapping[str, type]) -> None:

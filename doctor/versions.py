@@ -44,6 +44,6 @@ def cann_key(version: str) -> tuple[int, int, int, int]:
     """Sort key of CANN releases: 8.2.RC1 before 8.2.0 before 8.3.RC1; betas before their release."""
     numbers = [int(n) for n in re.findall(r"\d+", version)]
     rc = re.search(r"(?:RC|beta\.?)(\d+)", version, re.IGNORECASE)
-    major, minor_ = (numbers + [0, 0])[:2]
+    major, minor_ = [*numbers, 0, 0][:2]
     patch = numbers[2] if len(numbers) > 2 and not re.match(r"\d+\.\d+\.RC", version) else 0
     return major, minor_, patch, int(rc.group(1)) if rc else INFINITE

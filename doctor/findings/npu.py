@@ -420,7 +420,7 @@ def libraries(c: Context) -> Iterator[Finding]:
             ERROR,
             f"torch_npu {npu.version} needs {name}, and the loader finds it nowhere"
             + (
-                f"; it belongs to NNAL, which {'is installed but not sourced' if ascend.nnal else 'is not installed'}."
+                f"; it belongs to NNAL, which is {'not sourced' if ascend.nnal else 'not installed'}."
                 if atb
                 else "."
             ),

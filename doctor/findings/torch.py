@@ -10,6 +10,7 @@ from doctor.compat import Runs
 from doctor.facts import TorchBuild
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
+from doctor.tables import Row
 from doctor.versions import minor, older, parts, release
 
 CUDA_LIBRARY = re.compile(r"^lib(cu|nv|nccl)")
@@ -65,7 +66,7 @@ def _commands(c: Context) -> list[str]:
     return [c.torch_install(c.wheels[0])] if c.wheels else []
 
 
-def best_npu_pair(c: Context) -> compat.Row | None:
+def best_npu_pair(c: Context) -> Row | None:
     """The newest torch_npu that goes with the active CANN and this Python."""
     ascend = c.facts.ascend
     version = active_cann(c)
@@ -452,7 +453,7 @@ def _companion_problem(
     return None
 
 
-def _companion_row(c: Context, torch: str) -> compat.Row | None:
+def _companion_row(c: Context, torch: str) -> Row | None:
     rows = c.tables.rows("torch", "companion")
     return next((row for row in rows if release(row["torch"]) == torch), None)
 

@@ -8,6 +8,8 @@ Each line is {"name": …, "ok": true|false|null, "detail": …, "seconds": …}
 Python 3.8 and torch, and imports nothing of nanochat-doctor.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys

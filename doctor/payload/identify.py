@@ -1,4 +1,6 @@
-"""What an interpreter says of itself; run by the examined Python, so it needs nothing but Python."""
+"""What an interpreter says of itself. The examined Python runs it, so it needs nothing but Python."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -7,7 +9,7 @@ import sys
 import sysconfig
 
 
-def identify():
+def identify() -> dict[str, str | int | bool]:
     """Return the identity of the running interpreter as a dict of plain values."""
     paths = sysconfig.get_paths()
     return {

@@ -34,10 +34,10 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         (n for n in system.glob("/dev", "davinci") if re.fullmatch(r".*/davinci\d+", n)),
         key=lambda n: int(re.sub(r"\D", "", n)),
     )
-    install = key_values(look("device_group", lambda: system.text(INSTALL_INFO)) or "")
+    install = key_values(look("device_group", system.text, INSTALL_INFO) or "")
     base = install.get("Driver_Install_Path_Param") or "/usr/local/Ascend"
-    driver = key_values(look("driver_version", lambda: _info(system, base, "driver")) or "")
-    firmware = key_values(look("firmware_version", lambda: _info(system, base, "firmware")) or "")
+    driver = key_values(look("driver_version", _info, system, base, "driver") or "")
+    firmware = key_values(look("firmware_version", _info, system, base, "firmware") or "")
     smi = ascend_smi.ask(system, tables, on_bus) if on_bus or nodes or driver else None
     npus = smi.npus if smi else ()
     group = install.get("UserGroup") or ("HwHiAiUser" if nodes else None)
@@ -61,7 +61,7 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
             node for node in nodes if system.may(node, os.R_OK | os.W_OK) is False
         ),
         device_group=group,
-        user_in_group=look("user_in_group", lambda: _user_in_group(system, group)),
+        user_in_group=look("user_in_group", _user_in_group, system, group),
         installed_for_all={"yes": True, "no": False}.get(
             install.get("Driver_Install_For_All", "").lower()
         ),
@@ -73,9 +73,7 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         visible_variable=mask,
         visible=visible,
         invalid_visible=invalid,
-        torch_npu=look(
-            "torch_npu", lambda: _torch_npu(system, linker, tables, env, cann.active_version)
-        ),
+        torch_npu=look("torch_npu", _torch_npu, system, linker, tables, env, cann.active_version),
         unknown=look.reasons,
     )
 
@@ -135,13 +133,13 @@ def _torch_npu(
         return None
     folder = module.path if module else f"{item.site}/torch_npu" if item else ""
     look = Look()
-    version = item.version if item else look("version", lambda: _stated_version(system, folder))
+    version = item.version if item else look("version", _stated_version, system, folder)
     torch = env.find_module("torch")
     bundled = [f"{folder}/lib", f"{torch.path}/lib"] if torch else [f"{folder}/lib"]
     extensions = system.glob(folder, "_C", ".so")
     libraries = [*extensions, *system.glob(f"{folder}/lib", "libtorch_npu", ".so")]
     closure = linker.closure(libraries, bundled)
-    required = look("requires_torch", lambda: _required_torch(env)) or None
+    required = look("requires_torch", _required_torch, env) or None
     missing, unfit = _packages(tables, env, version or "", cann)
     return TorchNpu(
         version=version or "unknown",

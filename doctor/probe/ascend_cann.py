@@ -130,6 +130,8 @@ def _missing_environment(system: System, linker: Linker, active: str) -> Iterato
         yield "ASCEND_HOME_PATH"
     if any(linker.find(library) is None for library in LIBRARIES):
         yield "LD_LIBRARY_PATH"
-    if not any(system.is_dir(f"{entry}/tbe") for entry in system.list_variable("PYTHONPATH")):
-        if system.is_dir(f"{active}/python/site-packages/tbe"):
-            yield "PYTHONPATH"
+    has_tbe = system.is_dir(f"{active}/python/site-packages/tbe")
+    if has_tbe and not any(
+        system.is_dir(f"{entry}/tbe") for entry in system.list_variable("PYTHONPATH")
+    ):
+        yield "PYTHONPATH"

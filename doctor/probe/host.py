@@ -13,6 +13,7 @@ from doctor.facts import Host, Tool
 from doctor.linker import Linker
 from doctor.look import MIB, Look, find_version, key_values, number, without_credentials
 from doctor.system import System
+from doctor.versions import parts
 
 DECIDING_FLAGS = frozenset(
     "avx avx2 fma f16c avx512f avx512bw avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_bf16 "
@@ -63,44 +64,44 @@ def probe(system: System, linker: Linker) -> Host:
     release = look("distro_name", lambda: key_values(system.text("/etc/os-release") or "")) or {}
     cpu = look("cpu_model", lambda: parse_cpuinfo(_required(system, "/proc/cpuinfo")))
     memory = look("memory_total", lambda: parse_meminfo(_required(system, "/proc/meminfo"))) or {}
-    shm = look("shm_total", lambda: _shm(system)) or (None, None)
-    files = look("open_files_soft", lambda: _open_files(system)) or (None, None)
-    libc = look("libc_version", lambda: _libc(system, linker)) or (None, None)
-    operating_system = look("os", lambda: _uname(system, "-s"))
+    shm = look("shm_total", _shm, system) or (None, None)
+    files = look("open_files_soft", _open_files, system) or (None, None)
+    libc = look("libc_version", _libc, system, linker) or (None, None)
+    operating_system = look("os", _uname, system, "-s")
     if operating_system == "Darwin":
-        memory = look("memory_total", lambda: _mac_memory(system)) or {}
+        memory = look("memory_total", _mac_memory, system) or {}
         look.reasons.pop("cpu_model", None)
     return Host(
         os=operating_system,
-        kernel=look("kernel", lambda: _uname(system, "-r")),
-        arch=look("arch", lambda: _uname(system, "-m")),
+        kernel=look("kernel", _uname, system, "-r"),
+        arch=look("arch", _uname, system, "-m"),
         distro_id=release.get("ID", "").lower() or None,
         distro_like=tuple(release.get("ID_LIKE", "").lower().split()),
         distro_name=release.get("PRETTY_NAME"),
         distro_version=release.get("VERSION_ID"),
-        cpu_model=look("cpu_model", lambda: _cpu_model(system, cpu.model if cpu else None)),
-        cores=look("cores", lambda: _cores(system, cpu)),
+        cpu_model=look("cpu_model", _cpu_model, system, cpu.model if cpu else None),
+        cores=look("cores", _cores, system, cpu),
         physical_cores=cpu.physical_cores if cpu else None,
         cpu_flags=tuple(sorted(cpu.flags & DECIDING_FLAGS)) if cpu else (),
         memory_total=memory.get("MemTotal"),
         memory_available=memory.get("MemAvailable"),
         swap_total=memory.get("SwapTotal"),
-        cgroup_memory_limit=look("cgroup_memory_limit", lambda: _cgroup_memory(system)),
-        cgroup_cpu_limit=look("cgroup_cpu_limit", lambda: _cgroup_cpu(system)),
+        cgroup_memory_limit=look("cgroup_memory_limit", _cgroup_memory, system),
+        cgroup_cpu_limit=look("cgroup_cpu_limit", _cgroup_cpu, system),
         libc=libc[0],
         libc_version=libc[1],
-        libstdcxx=look("libstdcxx", lambda: _libstdcxx(system, linker)),
-        wsl=look("wsl", lambda: _wsl(system)),
-        container=look("container", lambda: _container(system)),
+        libstdcxx=look("libstdcxx", _libstdcxx, system, linker),
+        wsl=look("wsl", _wsl, system),
+        container=look("container", _container, system),
         shm_total=shm[0],
         shm_free=shm[1],
         open_files_soft=files[0],
         open_files_hard=files[1],
-        user_is_root=look("user_is_root", lambda: _is_root(system)),
+        user_is_root=look("user_is_root", _is_root, system),
         usr_include=system.is_dir("/usr/include"),
         tools=_tools(system),
-        pip_index=look("pip_index", lambda: pip_index(system)),
-        uv_index=look("uv_index", lambda: uv_index(system)),
+        pip_index=look("pip_index", pip_index, system),
+        uv_index=look("uv_index", uv_index, system),
         proxy_variables=tuple(
             name for name in system.env if name.lower() in PROXY_VARIABLES and system.env[name]
         ),
@@ -295,7 +296,7 @@ def _libc(system: System, linker: Linker) -> tuple[str | None, str | None]:
     if system.live and os.uname().sysname != "Linux":
         return None, None
     for ask in (_libc_from_getconf, _libc_from_file):
-        found = _attempt(lambda ask=ask: ask(system, linker))  # type: ignore[misc]
+        found = _attempt(ask, system, linker)
         if found:
             return "glibc", found
     musl = next((n for n in system.names("/lib") if n.startswith("ld-musl-")), None)
@@ -318,9 +319,9 @@ def _libc_from_file(system: System, linker: Linker) -> str:
     return match.group(1).decode()
 
 
-def _attempt(ask: Callable[[], str]) -> str | None:
+def _attempt(ask: Callable[[System, Linker], str], system: System, linker: Linker) -> str | None:
     try:
-        return ask()
+        return ask(system, linker)
     except (Unknown, ValueError, OSError):
         return None
 
@@ -339,7 +340,7 @@ def _libstdcxx(system: System, linker: Linker) -> str:
     versions = re.findall(rb"GLIBCXX_(\d+(?:\.\d+)+)\0", strings)
     if not versions:
         raise Unknown(f"{path} names no GLIBCXX version")
-    return max(versions, key=lambda v: [int(n) for n in v.split(b".")]).decode()
+    return max((str(version, "ascii") for version in versions), key=parts)
 
 
 def _wsl(system: System) -> bool:
@@ -366,7 +367,7 @@ def _tools(system: System) -> dict[str, Tool]:
         if path:
             look = Look()
             command = [name, *arguments]
-            version = look("version", lambda c=command: _tool_version(system, c))  # type: ignore[misc]
+            version = look("version", _tool_version, system, command)
             tools[name] = Tool(path=path, version=version, unknown=look.reasons)
     return tools
 

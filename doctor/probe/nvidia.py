@@ -38,12 +38,12 @@ def start(system: System) -> None:
 def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment | None) -> Nvidia:
     """Describe all that concerns NVIDIA GPUs."""
     look = Look()
-    on_bus = look("pci_devices", lambda: _on_bus(system, tables)) or ()
+    on_bus = look("pci_devices", _on_bus, system, tables) or ()
     nodes = tuple(n for n in system.glob("/dev", "nvidia") if re.fullmatch(r".*/nvidia\d+", n))
     if system.exists("/dev/dxg"):
         nodes = (*nodes, "/dev/dxg")
-    kernel = look("kernel_driver", lambda: _kernel_driver(system))
-    library = look("driver_library", lambda: _driver_library(system, linker))
+    kernel = look("kernel_driver", _kernel_driver, system)
+    library = look("driver_library", _driver_library, system, linker)
     answer = _ask_driver(system, look, bool(on_bus or nodes or library))
     gpus = answer.gpus or tuple(_gpus_without_driver(system, on_bus))
     gpus = tuple(_with_capability(gpu, on_bus, tables) for gpu in gpus)
@@ -61,7 +61,7 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         smi_error=answer.error,
         gpus=gpus,
         topology=look("topology", lambda: nvidia_smi.topology(system, len(gpus))) or (),
-        fabric_manager=look("fabric_manager", lambda: _fabric_manager(system)),
+        fabric_manager=look("fabric_manager", _fabric_manager, system),
         visible_variable=system.env.get("CUDA_VISIBLE_DEVICES"),
         device_order=system.env.get("CUDA_DEVICE_ORDER"),
         visible=visible.indices,
@@ -127,7 +127,7 @@ def _ask_driver(system: System, look: Look, there: bool) -> DriverAnswer:
 
 def _gpus_without_driver(system: System, on_bus: tuple[PciDevice, ...]) -> list[Gpu]:
     """Cards that the kernel module lists in /proc, with their names."""
-    gpus = []
+    gpus: list[Gpu] = []
     for address in system.names("/proc/driver/nvidia/gpus"):
         text = system.text(f"/proc/driver/nvidia/gpus/{address}/information") or ""
         name = re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE)

@@ -41,9 +41,9 @@ def probe(system: System, env: PythonEnvironment | None, tables: Tables) -> Tool
     archs: tuple[str, ...] = ()
     if nvcc is not None:
         home = system.real(nvcc.rsplit("/bin/", 1)[0])
-        version = look("nvcc_version", lambda: _stated_version(system, nvcc))
+        version = look("nvcc_version", _stated_version, system, nvcc)
         version = version or _version_from_files(system, home)
-        archs = look("nvcc_archs", lambda: _listed_archs(system, nvcc)) or ()
+        archs = look("nvcc_archs", _listed_archs, system, nvcc) or ()
     found = []
     for path, reasons in places.items():
         own = nvcc is not None and system.real(nvcc).startswith(f"{path}/")

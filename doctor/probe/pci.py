@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from doctor.errors import Unknown
 from doctor.facts import PciDevice
@@ -12,14 +12,17 @@ BUS = "/sys/bus/pci/devices"
 
 
 def devices(
-    system: System, vendor: str, classes: tuple[str, ...], describe: Callable[[str], dict[str, str]]
+    system: System,
+    vendor: str,
+    classes: tuple[str, ...],
+    describe: Callable[[str], Mapping[str, str]],
 ) -> tuple[PciDevice, ...]:
     """Devices of a vendor whose class code begins with one of `classes`, in bus order.
 
     Args:
         vendor: `0x10de`.
         classes: `0x0300` (VGA), `0x0302` (3D), `0x1200` (processing accelerator), …
-        describe: device id -> further fields of `PciDevice`.
+        describe: device id -> `chip` and `compute_capability`, as far as they are known.
     """
     found = []
     for address in system.names(BUS):
@@ -33,6 +36,7 @@ def devices(
             continue
         if not kind.startswith(classes):
             continue
+        described = describe(device_id)
         driver = None
         if system.exists(f"{folder}/driver"):
             driver = system.real(f"{folder}/driver").rsplit("/", 1)[-1]
@@ -42,7 +46,8 @@ def devices(
                 vendor_id=vendor,
                 device_id=device_id,
                 driver=driver,
-                **describe(device_id),
+                chip=described.get("chip"),
+                compute_capability=described.get("compute_capability"),
             )
         )
     return tuple(found)

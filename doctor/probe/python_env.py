@@ -125,7 +125,7 @@ def _identity(system: System, path: str) -> Mapping[str, Any]:
     if path == sys.executable:
         from doctor.payload.identify import identify
 
-        return identify()  # type: ignore[no-any-return, no-untyped-call]
+        return identify()
     try:
         text = system.output([path, "-I", "-S", "-B", str(payload.path("identify"))])
         answer = json.loads(text)
@@ -173,10 +173,9 @@ def probe(system: System, place: Place, env: PythonEnvironment) -> Python:
     return Python(
         executable=place.executable,
         chosen_by=place.chosen_by,
-        version=live.get("version")
-        or look("version", lambda: _version_from_files(system, place, config)),
+        version=live.get("version") or look("version", _version_from_files, system, place, config),
         implementation=live.get("implementation"),
-        bits=live.get("bits") or look("bits", lambda: _bits_from_files(system, place, base_lib)),
+        bits=live.get("bits") or look("bits", _bits_from_files, system, place, base_lib),
         free_threaded=live.get("free_threaded", place.minor.endswith("t")),
         prefix=place.prefix,
         prefix_free=look("prefix_free", lambda: system.space(place.prefix)[1] // MIB),

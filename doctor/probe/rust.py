@@ -38,18 +38,18 @@ def probe(system: System, env: PythonEnvironment | None, python_minor: str | Non
         names = ("nanochat-rustbpe", "rustbpe")
         distribution = next((n for n in names if env.version(n)), None)
     return Rust(
-        rustc=look("rustc", lambda: _version(system, "rustc")),
-        cargo=look("cargo", lambda: _version(system, "cargo")),
+        rustc=look("rustc", _version, system, "rustc"),
+        cargo=look("cargo", _version, system, "cargo"),
         rustc_path=rustc,
         rustup=rustc is not None and system.exists(f"{rustc.rsplit('/', 1)[0]}/rustup"),
         off_path=_off_path(system),
         toolchain_file=_toolchain_file(system),
-        mirror=look("mirror", lambda: _mirror(system)),
-        maturin=look("maturin", lambda: _version(system, "maturin")),
+        mirror=look("mirror", _mirror, system),
+        maturin=look("maturin", _version, system, "maturin"),
         module_path=module.path if module else None,
         module_version=env.version(distribution) if env and distribution else None,
         module_distribution=distribution,
-        module_stale=look("module_stale", lambda: _stale(system, module, python_minor)),
+        module_stale=look("module_stale", _stale, system, module, python_minor),
         unknown=look.reasons,
     )
 

@@ -35,14 +35,14 @@ def probe(system: System) -> Storage:
     base = named or (f"{home}/.cache/nanochat" if home else None)
     if base is None:
         return Storage(unknown={"base_dir": "neither NANOCHAT_BASE_DIR nor HOME is set"})
-    space = look("free", lambda: system.space(base))
+    space = look("free", system.space, base)
     tokenizer = next(
         (p for n in TOKENIZER_FILES if system.exists(p := f"{base}/tokenizer/{n}")), None
     )
     checkpoints: dict[str, tuple[str, ...]] = {}
     damage: list[str] = []
     for stage, folder in STAGES.items():
-        files = look("checkpoints", lambda f=folder: _checkpoints(system, f"{base}/{f}")) or []  # type: ignore[misc]
+        files = look("checkpoints", _checkpoints, system, f"{base}/{folder}") or []
         if files:
             checkpoints[stage] = tuple(files[:KEPT_CHECKPOINTS])
             damage += _damaged(system, f"{base}/{folder}", files[:KEPT_CHECKPOINTS])
@@ -54,7 +54,7 @@ def probe(system: System) -> Storage:
         free=space[1] // MIB if space else None,
         shards=tuple(look("shards", lambda: list(_shards(system, base))) or ()),
         tokenizer=tokenizer,
-        tokenizer_damage=look("tokenizer_damage", lambda: _tokenizer_damage(system, tokenizer)),
+        tokenizer_damage=look("tokenizer_damage", _tokenizer_damage, system, tokenizer),
         checkpoints=checkpoints,
         checkpoint_damage=tuple(damage),
         unknown=look.reasons,
@@ -123,11 +123,13 @@ def _tokenizer_damage(system: System, path: str | None) -> str | None:
 
 def _checkpoints(system: System, folder: str) -> list[str]:
     """Model files below a stage's folder, newest step of the largest tag first."""
-    found = []
+    found: list[str] = []
     for tag in system.names(folder):
-        for name in system.names(f"{folder}/{tag}"):
-            if re.fullmatch(r"model_\d+\.(pt|safetensors)", name):
-                found.append(f"{tag}/{name}")
+        found += [
+            f"{tag}/{name}"
+            for name in system.names(f"{folder}/{tag}")
+            if re.fullmatch(r"model_\d+\.(pt|safetensors)", name)
+        ]
     return sorted(found, key=lambda f: [int(n) for n in re.findall(r"\d+", f)], reverse=True)
 
 

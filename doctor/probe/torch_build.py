@@ -70,14 +70,14 @@ def bundled_nvidia(system: System, env: PythonEnvironment | None) -> BundledNvid
 def read_build(system: System, linker: Linker, folder: str, nvidia: BundledNvidia) -> TorchBuild:
     """Describe the PyTorch whose package folder this is."""
     look = Look()
-    stated = look("version", lambda: stated_versions(system, folder)) or {}
+    stated = look("version", stated_versions, system, folder) or {}
     version = stated.get("__version__") or _source_version(system, folder)
     lib = f"{folder}/lib"
-    names = set(look("path", lambda: system.names(lib)) or ())
+    names = set(look("path", system.names, lib) or ())
     extensions = [n for n in system.names(folder) if n.startswith("_C.") and n.endswith(".so")]
     gpu = _gpu_code(system, lib, sorted(names), look)
     main = gpu.get("libtorch_cuda.so", ())
-    parts = {part: look(part, lambda p=part: _has_part(system, lib, names, p)) for part in MARKERS}
+    parts = {part: look(part, _has_part, system, lib, names, part) for part in MARKERS}
     closure = _closure(linker, folder, names, extensions)
     built = bool(extensions) and bool(
         names & {"libtorch_cpu.so", "libtorch.so", "libtorch_cpu.dylib"}
@@ -94,7 +94,7 @@ def read_build(system: System, linker: Linker, folder: str, nvidia: BundledNvidi
         cuda=stated.get("cuda"),
         git_commit=stated.get("git_version"),
         debug=None if "debug" not in stated else stated["debug"] == "True",
-        cpu_arch=look("cpu_arch", lambda: _machine(system, folder, lib, names, extensions)),
+        cpu_arch=look("cpu_arch", _machine, system, folder, lib, names, extensions),
         python_tags=python_tags(extensions),
         built=built,
         archs=main,
@@ -102,7 +102,7 @@ def read_build(system: System, linker: Linker, folder: str, nvidia: BundledNvidi
         archs_covered=tuple(covered),
         archs_partial=tuple(c.arch for c in main if c.sass and c.arch not in covered),
         archs_ptx=tuple(c.arch for c in main if c.ptx and c.ptx >= most * FULL_COVER),
-        cxx11_abi=look("cxx11_abi", lambda: _cxx11_abi(system, lib, names)),
+        cxx11_abi=look("cxx11_abi", _cxx11_abi, system, lib, names),
         needed_libraries=tuple(sorted(_outside(closure, folder))),
         missing_libraries=tuple(
             MissingLibrary(name=item.soname, needed_by=item.needed_by.rsplit("/", 1)[-1])
@@ -159,7 +159,7 @@ def _gpu_code(
     for name in names:
         if name.endswith(".so") and ("cuda" in name or "nvshmem" in name):
             field = "archs" if name == "libtorch_cuda.so" else "sibling_archs"
-            codes = look(field, lambda n=name: _read_codes(system, f"{lib}/{n}"))  # type: ignore[misc]
+            codes = look(field, _read_codes, system, f"{lib}/{name}")
             if codes:
                 found[name] = codes
     return found

@@ -107,7 +107,7 @@ def _companions(env: PythonEnvironment) -> Iterator[Companion]:
         if version is None:
             continue
         look = Look()
-        lines = look("requires_torch", lambda n=name: env.requirements(n)) or []  # type: ignore[misc]
+        lines = look("requires_torch", env.requirements, name) or []
         pins = (re.match(r"torch(?![\w-])\s*\(?\s*([^;)]*)", line) for line in lines)
         pin = next((m.group(1).strip() for m in pins if m), None)
         yield Companion(

@@ -1,0 +1,120 @@
+"""What tests of several files share: the command as a person runs it, and an interpreter with torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+TORCH_FOLDER = REPO / ".venv-torch"
+TORCH_VARIABLE = "NANOCHAT_TEST_TORCH_PYTHON"
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How the command ended and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its output as JSON; `NaN` and the like are no JSON."""
+        return json.loads(self.out, parse_constant=self._refuse)
+
+    @staticmethod
+    def _refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+
+@dataclass
+class Doctor:
+    """Runs `python -m doctor` from an empty folder, with an empty home and a small environment."""
+
+    home: Path
+    folder: Path
+    programs: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def program(self, name: str, script: str) -> Path:
+        """Put a shell script on the PATH, before everything else."""
+        path = self.programs / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    def only_own_programs(self) -> None:
+        """Leave nothing on the PATH but the scripts of the test."""
+        self.env["PATH"] = str(self.programs)
+
+    def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What the command gets; coverage and PYTHON* variables of the test run stay out of it."""
+        path = f"{self.programs}:{SYSTEM_PATH}"
+        base = {"PATH": path, "HOME": str(self.home), "LC_ALL": "C.UTF-8"}
+        return base | self.env | dict(env or {})
+
+    def __call__(self, *words: str, env: Mapping[str, str] | None = None, limit: float = 60,
+                 python: list[str] | None = None) -> Answer:  # fmt: skip
+        """Run it to its end; `python` replaces the interpreter and its `-m doctor`."""
+        done = subprocess.run(
+            [*(python or [sys.executable, "-m", "doctor"]), *words],
+            cwd=self.folder,
+            env=self.environment(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=limit,
+            check=False,
+        )
+        answer = Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert "Traceback" not in answer.out + answer.err, answer.err
+        return answer
+
+
+@pytest.fixture
+def doctor(tmp_path: Path) -> Doctor:
+    folders = [tmp_path / name for name in ("home", "folder", "programs")]
+    for folder in folders:
+        folder.mkdir()
+    return Doctor(*folders)
+
+
+@pytest.fixture(scope="session")
+def torch_python() -> str:
+    """Path of an interpreter with a real torch: the one named, else our own, else one made for it."""
+    if named := os.environ.get(TORCH_VARIABLE):
+        assert Path(named).is_file(), f"{TORCH_VARIABLE}={named} is no file"
+        return named
+    if importlib.util.find_spec("torch") is not None:
+        return sys.executable
+    python = TORCH_FOLDER / "bin" / "python"
+    if (TORCH_FOLDER / "complete").exists():
+        return str(python)
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if uv is None:
+        pytest.skip("no torch here, and no uv that could install it")
+    for command in (
+        [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(TORCH_FOLDER)],
+        [uv, "pip", "install", "--quiet", "--python", str(python), "torch"],
+    ):
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=1500, check=False
+            )
+        except subprocess.TimeoutExpired:
+            pytest.skip("no torch here, and installing it takes longer than 25 minutes")
+        if done.returncode != 0:
+            pytest.skip(f"no torch here, and it cannot be installed: {done.stderr.strip()[-400:]}")
+    (TORCH_FOLDER / "complete").touch()
+    return str(python)
