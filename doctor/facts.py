@@ -201,6 +201,8 @@ class Nvidia(Fact):
     device_nodes: tuple[str, ...] = ()
     kernel_driver: str | None = None
     """Version of the loaded kernel module."""
+    kernel_open: bool | None = None
+    """Whether it is NVIDIA's open module, the only one that runs Blackwell."""
     conflicting_module: str | None = None
     """`nouveau` where it holds the card."""
     driver_version: str | None = None

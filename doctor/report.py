@@ -206,13 +206,13 @@ def _torch(facts: Facts) -> Iterator[str]:
         return
     yield f"{build.version or 'unknown version'}"
     if build.flavour == "cuda":
-        yield f"CUDA {build.cuda}"
-        yield f"code for {' '.join(build.archs_covered) or 'unknown'}"
+        yield f"CUDA {build.cuda or 'unknown'}"
+        yield f"code for {' '.join(build.archs_covered) or 'unknown architectures'}"
         if build.archs_partial:
             yield f"in part {' '.join(build.archs_partial)}"
     else:
         yield f"{build.flavour} build"
-    parts = (("libuv", build.libuv), ("NCCL", build.nccl))
+    parts = (("libuv", build.libuv), ("NCCL", build.nccl if build.flavour == "cuda" else None))
     yield " ".join(
         f"{name} {'yes' if value else 'no'}" for name, value in parts if value is not None
     )

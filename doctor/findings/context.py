@@ -32,6 +32,7 @@ class Context:
         commands: Sequence[str] = (),
     ) -> Finding:
         """A finding with the title of its code."""
+        cause = cause[:1].upper() + cause[1:] if cause.startswith(("an ", "a ")) else cause
         title = str(self.tables.code(code)["title"])
         return Finding(
             code, severity, title, cause, tuple(evidence), Remedy(remedy, tuple(commands))
@@ -113,12 +114,24 @@ class Context:
         words += requirements
         if index:
             words += ["--index-url", index]
-        return shlex.join(words)
+        command = shlex.join(words)
+        if words[0] != "uv" and python is not None and python.pip_version is None:
+            return f"{shlex.quote(executable)} -m ensurepip && {command}"
+        return command
 
-    def torch_install(self, wheel: compat.Wheel) -> str:
-        """The command that installs a wheel of torch."""
+    def torch_install(self, wheel: compat.Wheel, again: bool = False) -> str:
+        """The command that installs a wheel of torch.
+
+        Args:
+            again: over another build; pip takes `2.9.1+cpu` for `2.9.1` and would leave it.
+        """
         requirement, index = compat.pip_requirement(wheel)
-        return self.pip_install(requirement, index=index)
+        if not again:
+            return self.pip_install(requirement, index=index)
+        uv = self.pip_install().startswith("uv ")
+        return self.pip_install(
+            "--reinstall-package=torch" if uv else "--force-reinstall", requirement, index=index
+        )
 
     def has_tool(self, name: str) -> bool:
         """Whether a program was found on the PATH."""

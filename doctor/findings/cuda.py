@@ -8,12 +8,15 @@ from doctor import compat
 from doctor.facts import Gpu, Nvidia
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
-from doctor.versions import older, parts
+from doctor.versions import at_least, older, parts
 
 SMI_MISMATCH = "version mismatch"
 SMI_LOST = ("lost", "fallen off the bus", "unable to determine the device handle")
 SMI_NO_DEVICES = ("no devices were found",)
 SMI_NO_DRIVER = ("couldn't communicate with the nvidia driver", "driver not loaded", "not loaded")
+
+BLACKWELL = "10.0"
+"""Lowest compute capability that only the open kernel module runs (driver installation guide)."""
 
 MEMORY_HELD = 0.5
 """Share of a GPU's memory, held by others, from which on a run is endangered."""
@@ -62,14 +65,7 @@ def driver(c: Context) -> Iterator[Finding]:
     elif not wsl and (nvidia.kernel_driver is None or nvidia.driver_library is None):
         yield _driver_missing(c, nvidia, evidence)
     elif any(mark in said for mark in SMI_NO_DEVICES):
-        yield c.finding(
-            "cuda.no-devices-visible",
-            ERROR,
-            f"Driver {c.driver} is loaded and lists no device, though {_names(c)} is there.",
-            evidence,
-            "Look for the reason in the kernel's log; the card may lack power or be reserved.",
-            ["sudo dmesg | grep -iE 'nvrm|xid' | tail -n 20"],
-        )
+        yield from _nothing_listed(c, nvidia, evidence)
     elif nvidia.smi_error:
         yield c.finding(
             "cuda.init-failed",
@@ -79,6 +75,25 @@ def driver(c: Context) -> Iterator[Finding]:
             "Run nvidia-smi by hand, and look at the kernel's log.",
             ["nvidia-smi", "sudo dmesg | grep -iE 'nvrm|xid' | tail -n 20"],
         )
+
+
+def _nothing_listed(c: Context, nvidia: Nvidia, evidence: list[str]) -> Iterator[Finding]:
+    """A driver that runs and does not know the card that is there."""
+    floors = [str(row["min_driver"]) for cc in c.capabilities if (row := c.tables.arch(cc))]
+    if any(not at_least(c.driver or "", floor) for floor in floors):
+        return  # `driver_age` says so
+    closed = nvidia.kernel_open is False and any(not older(cc, BLACKWELL) for cc in c.capabilities)
+    yield c.finding(
+        "cuda.no-devices-visible",
+        ERROR,
+        f"Driver {c.driver} is loaded and lists no device, though {_names(c)} is there"
+        + (": its proprietary kernel module does not run Blackwell." if closed else "."),
+        evidence,
+        "Install the open kernel module of the same driver (nvidia-open)."
+        if closed
+        else "Look for the reason in the kernel's log; the card may lack power or be reserved.",
+        ["sudo dmesg | grep -iE 'nvrm|xid' | tail -n 20"],
+    )
 
 
 def _driver_missing(c: Context, nvidia: Nvidia, evidence: list[str]) -> Finding:
@@ -276,7 +291,7 @@ def driver_age(c: Context) -> Iterator[Finding]:
             f"{floor} or newer on {_cards(c.gpus)}; this machine has {driver_version}.",
             [*evidence, f"{torch.path}/version.py: cuda {torch.cuda}", "build/cuda.toml"],
             f"Update the driver to {floor} or newer{instead}.",
-            [*c.driver_install(), *([c.torch_install(wheel)] if wheel else [])],
+            [*c.driver_install(), *([c.torch_install(wheel, again=True)] if wheel else [])],
         )
     elif torch is None and c.capabilities and not c.wheels:
         yield from _no_wheel_for_driver(c, driver_version, evidence)

@@ -74,7 +74,11 @@ def _served_pythons(c: Context) -> set[str]:
             else None
         )
         pairs = c.tables.cann_pairs(active.version) if active and active.version else []
-        return {p for pair in pairs for p in c.tables.npu_pythons(pair["torch"])}
+        return {
+            python
+            for pair in pairs
+            for python in (*pair.get("pythons", ()), *c.tables.npu_pythons(pair["torch"]))
+        }
     host = c.facts.host
     fitting = compat.fitting_wheels(
         c.tables,

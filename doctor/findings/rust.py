@@ -8,8 +8,6 @@ from doctor.findings.context import Context
 from doctor.findings.finding import INFO, WARNING, Finding
 from doctor.versions import older
 
-INSTALL_RUST = "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
-
 
 def toolchain(c: Context) -> Iterator[Finding]:
     """cargo and rustc, new enough for the crate; of no interest once the extension is there."""
@@ -33,7 +31,7 @@ def toolchain(c: Context) -> Iterator[Finding]:
             f"{lacking} not found; the tokenizer's extension (rustbpe) is built with them.",
             [f"PATH: no {lacking}"],
             "Install Rust.",
-            [INSTALL_RUST],
+            _install(c),
         )
     elif rust.rustc and older(rust.rustc, c.tables.msrv("rustbpe")):
         lowest = c.tables.msrv("rustbpe")
@@ -45,8 +43,14 @@ def toolchain(c: Context) -> Iterator[Finding]:
             "Update the toolchain."
             if rust.rustup
             else "Install a toolchain by rustup; it goes before the distribution's on the PATH.",
-            ["rustup update stable"] if rust.rustup else [INSTALL_RUST],
+            ["rustup update stable"] if rust.rustup else _install(c),
         )
+
+
+def _install(c: Context) -> list[str]:
+    """rustup's own installer: most distributions have no rustup, and an older rustc than crates need."""
+    needs = c.tables.rows("packages", "need")
+    return [str(row["fallback"]) for row in needs if row["name"] == "rust"]
 
 
 def extension(c: Context) -> Iterator[Finding]:

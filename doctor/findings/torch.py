@@ -63,7 +63,7 @@ def _commands(c: Context) -> list[str]:
             c.pip_install(f"torch_npu=={pair['torch_npu']}", "pyyaml", "numpy<2", "decorator",
                           "attrs", "psutil", "scipy"),
         ]  # fmt: skip
-    return [c.torch_install(c.wheels[0])] if c.wheels else []
+    return [c.torch_install(c.wheels[0], again=c.torch is not None)] if c.wheels else []
 
 
 def best_npu_pair(c: Context) -> Row | None:
@@ -93,7 +93,13 @@ def _how_to_get(c: Context) -> str:
     if c.has_npu:
         return "Install the torch and torch_npu that go with this CANN."
     if not c.wheels:
-        return "No wheel in the tables fits this machine; see the other findings for the reason."
+        cards = f"compute capability {joined(c.capabilities)}"
+        if len(c.capabilities) > 1:
+            return (
+                f"No one wheel has code for {cards} and a CUDA that this driver runs; hide one kind "
+                "of card by CUDA_VISIBLE_DEVICES, or build from source for all."
+            )
+        return f"No wheel in the tables has code for {cards} and goes with this Python and driver."
     wheel = c.wheels[0]
     if not c.capabilities:
         return f"Install torch {wheel.version} for the CPU."
@@ -471,7 +477,7 @@ def triton(c: Context) -> Iterator[Finding]:
     torch, build, host = c.facts.torch, c.torch, c.facts.host
     if torch is None or build is None or build.flavour != "cuda" or not c.capabilities:
         return
-    if c.has_npu or host is None or host.os != "Linux":
+    if c.has_npu or host is None or host.os != "Linux" or build.version is None:
         return
     old = [cc for cc in c.capabilities if older(cc, TRITON_FLOOR)]
     if old:

@@ -96,7 +96,7 @@ def _with_series(system: System, tables: Tables, npu: Npu, ids: dict[str, str]) 
     chip = tables.ascend_by_pci(ids.get(bus_key(npu.bus_id), ""))
     chip = chip or tables.ascend_by_name(npu.name or "")
     if chip is None:
-        command = ["npu-smi", "info", "-t", "board", "-i", str(npu.npu_id), "-c", str(npu.chip_id)]
+        command = ["npu-smi", "info", "-t", "board", "-i", str(npu.npu_id), "-c", "0"]
         try:
             page = key_values(system.output(command), ":")
         except Unknown as error:

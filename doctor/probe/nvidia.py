@@ -53,6 +53,7 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         pci_devices=on_bus,
         device_nodes=nodes,
         kernel_driver=kernel,
+        kernel_open=look("kernel_open", _kernel_open, system),
         conflicting_module=None if kernel else _conflicting_module(system, on_bus),
         driver_version=answer.driver_version or _library_version(system, library),
         driver_cuda=answer.driver_cuda,
@@ -90,6 +91,11 @@ def _kernel_driver(system: System) -> str | None:
     if match is None:
         raise Unknown("/proc/driver/nvidia/version names no version")
     return match.group(1)
+
+
+def _kernel_open(system: System) -> bool | None:
+    text = system.text("/proc/driver/nvidia/version")
+    return None if text is None else "Open Kernel Module" in text
 
 
 def _conflicting_module(system: System, on_bus: tuple[PciDevice, ...]) -> str | None:

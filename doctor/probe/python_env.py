@@ -30,7 +30,8 @@ REPORTED_PACKAGES = (
     "triton-windows", "torchvision", "torchaudio", "flash-attn", "xformers", "torchao", "pyyaml",
     "decorator", "attrs", "psutil", "scipy", "sympy", "tiktoken", "rustbpe", "nanochat-rustbpe",
     "tokenizers", "pyarrow", "wandb", "maturin", "cmake", "ninja", "nvidia-cuda-nvcc",
-    "nvidia-cuda-nvcc-cu12", "nvidia-cuda-nvcc-cu13",
+    "nvidia-cuda-nvcc-cu12", "nvidia-cuda-nvcc-cu13", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13",
+    "nvidia-nccl-cu12", "nvidia-nccl-cu13",
 )  # fmt: skip
 """The rest of what someone has installed is nobody's business."""
 

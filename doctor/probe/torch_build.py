@@ -7,7 +7,7 @@ libraries.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from doctor import fatbin
@@ -85,6 +85,7 @@ def read_build(system: System, linker: Linker, folder: str, nvidia: BundledNvidi
     if version is None:
         look.reasons.setdefault("version", "version.py names no version")
     most = max((code.sass for code in main), default=0)
+    present = [c.arch.rstrip("a") for c in main if c.sass]
     covered = [c.arch for c in main if _plain(c) and c.sass and c.sass >= most * FULL_COVER]
     return TorchBuild(
         path=folder,
@@ -100,15 +101,11 @@ def read_build(system: System, linker: Linker, folder: str, nvidia: BundledNvidi
         archs=main,
         sibling_archs={k: v for k, v in gpu.items() if k != "libtorch_cuda.so"},
         archs_covered=tuple(covered),
-        archs_partial=tuple(c.arch for c in main if c.sass and c.arch not in covered),
+        archs_partial=tuple(dict.fromkeys(a for a in present if a not in covered)),
         archs_ptx=tuple(c.arch for c in main if c.ptx and c.ptx >= most * FULL_COVER),
         cxx11_abi=look("cxx11_abi", _cxx11_abi, system, lib, names),
         needed_libraries=tuple(sorted(_outside(closure, folder))),
-        missing_libraries=tuple(
-            MissingLibrary(name=item.soname, needed_by=item.needed_by.rsplit("/", 1)[-1])
-            for item in closure.missing()
-            if item.soname not in DRIVER_LIBRARIES
-        ),
+        missing_libraries=tuple(_missing(system, closure, look)),
         foreign_libraries=tuple(_foreign(closure, nvidia)),
         undefined_symbols=tuple(_undefined(system, closure, nvidia)),
         glibc_needed=_highest(closure, "GLIBC_"),
@@ -246,6 +243,19 @@ def _closure(linker: Linker, folder: str, names: set[str], extensions: list[str]
     order = ("libtorch_global_deps.so", "libtorch_python.so", "libtorch.so", "libtorch_cuda.so")
     first = [f"{folder}/lib/{name}" for name in order if name in names]
     return linker.closure([*first, *(f"{folder}/{n}" for n in extensions)], [f"{folder}/lib"])
+
+
+def _missing(system: System, closure: Closure, look: Look) -> Iterator[MissingLibrary]:
+    """Libraries that the loader would not find; a tree without a C library is no whole system."""
+    libc = closure.libraries.get("libc.so.6")
+    bare = not system.live and libc is not None and libc.path is None
+    for item in closure.missing():
+        if item.soname in DRIVER_LIBRARIES:
+            continue
+        if bare and not item.soname.startswith(NVIDIA_PREFIXES):
+            look.reasons["missing_libraries"] = "the tree below --root holds no system libraries"
+            continue
+        yield MissingLibrary(name=item.soname, needed_by=item.needed_by.rsplit("/", 1)[-1])
 
 
 def _outside(closure: Closure, folder: str) -> set[str]:

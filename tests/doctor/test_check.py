@@ -340,6 +340,20 @@ def test_python_that_is_no_python(doctor: Doctor) -> None:
     assert "/bin/ls" in text.out
 
 
+@pytest.mark.xfail(strict=True, reason="no rule speaks of a Python that could not be examined")
+def test_what_could_not_be_examined_is_not_called_fine(doctor: Doctor) -> None:
+    answer = doctor("check", "--python", "/bin/ls")
+    assert answer.status == 1
+    assert "Nothing found that stops training" not in answer.out
+
+
+@pytest.mark.xfail(strict=True, reason="the reason quotes the JSON reader, not what was printed")
+def test_the_reason_quotes_what_was_printed(doctor: Doctor) -> None:
+    talker = doctor.program("talker", "echo hello from a shell")
+    answer = doctor("check", "--json", "--python", str(talker))
+    assert "hello from a shell" in answer.json["facts"]["unknown"]["python"]
+
+
 def test_python_that_cannot_be_started(doctor: Doctor) -> None:
     broken = doctor.program("python-broken", "exit 0")
     broken.write_bytes(b"\x7fELF" + bytes(60))
@@ -445,7 +459,6 @@ def test_files_that_hide_what_the_doctor_imports(doctor: Doctor) -> None:
         {"PYTHONPATH": "/nonexistent:/etc/passwd::/proc"},
         {"VIRTUAL_ENV": "/nonexistent"},
         {"NANOCHAT_BASE_DIR": "/dev/null"},
-        {"NANOCHAT_BASE_DIR": "\udcff\udcfe"},
         {"CUDA_HOME": "/etc/passwd", "CUDA_PATH": "x" * 5000},
         {"CUDA_VISIBLE_DEVICES": ",,-1,zzz,99999999999999999999"},
         {"ASCEND_RT_VISIBLE_DEVICES": "a,b"},
@@ -460,6 +473,16 @@ def test_odd_environments(doctor: Doctor, env: dict[str, str]) -> None:
     assert text.status == data.status
     assert text.err == data.err == ""
     assert "doctor.rule-failed" not in [f["code"] for f in data.json["findings"]]
+
+
+@pytest.mark.xfail(
+    strict=True, reason="lone surrogates reach the output as bytes that are no UTF-8"
+)
+@pytest.mark.parametrize("words", [("check",), ("check", "--json"), ("facts",)])
+def test_names_that_are_no_text(doctor: Doctor, words: tuple[str, ...]) -> None:
+    folder = os.fsdecode(os.fsencode(str(doctor.folder)) + b"/\xff\xfe")
+    answer = doctor(*words, env={"NANOCHAT_BASE_DIR": folder})
+    assert "failed unexpectedly" not in answer.err
 
 
 @pytest.mark.xfail(strict=True, reason="the marks ✓ ✗ cannot be written in that encoding")
@@ -570,6 +593,7 @@ def test_closed_streams(doctor: Doctor, words: str) -> None:
     assert doctor(python=["/bin/sh", "-c", script]).err.count("\n") <= 1
 
 
+@pytest.mark.xfail(strict=True, reason="_leave flushes what could not be written once more")
 def test_full_disk(doctor: Doctor) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")

@@ -17,13 +17,14 @@ from elf_files import (
     elf_around,
     fatbin,
     needs_gcc,
+    patched,
     with_section,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doctor import fatbin as reader
-from doctor.elf import Elf, ElfError
+from doctor.elf import Elf
 
 WHEEL = [Code(75), Code(80), Code(86), Code(90), Code(100), Code(120), Code(120, PTX)]
 
@@ -113,24 +114,19 @@ def test_what_was_written_is_counted(a: list[list[Code]], b: list[list[Code]], p
 GOOD = fatbin(WHEEL, WHEEL)
 
 
-@pytest.mark.parametrize("end", range(1, len(container(WHEEL))))
-def test_a_section_cut_anywhere_is_damaged(end: int) -> None:
-    found = read((".nv_fatbin", container(WHEEL)[:end]))
-    assert found.damaged
-    assert found.counts <= counted(*WHEEL)
+def test_a_section_cut_anywhere_is_damaged() -> None:
+    whole = container(WHEEL)
+    for end in range(1, len(whole)):
+        found = read((".nv_fatbin", whole[:end]))
+        assert found.damaged, end
+        assert found.counts <= counted(*WHEEL), end
 
 
-def test_a_file_that_ends_within_the_section() -> None:
+def test_a_section_that_claims_to_go_on_beyond_the_file() -> None:
     whole = elf_around([(".nv_fatbin", GOOD)])
-    table = whole[-3 * 64 :]
-    # the table moves to the front of the section, whose end is then beyond the file
-    cut = bytearray(whole[: 64 + 200] + table)
-    cut[40:48] = (64 + 200).to_bytes(8, "little")
-    try:
-        found = reader.read(Elf(bytes(cut)))
-    except ElfError:
-        return
-    assert found.damaged
+    size_at = len(whole) - 2 * 64 + 32
+    found = reader.read(Elf(patched(whole, size_at, "<Q", 1 << 40)))
+    assert (found.counts, found.damaged) == (counted(*WHEEL, *WHEEL), True)
 
 
 @pytest.mark.parametrize(
