@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from doctor.errors import DoctorError
 
@@ -20,18 +20,66 @@ SCHEMA = 1
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: object) -> Callable[[T], T]:
+        """Of interest to type checkers alone."""
+        return lambda function: function
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def fact(cls: type[T]) -> type[T]:
+    """Make a frozen, keyword-only dataclass whose methods are those of `Fact`.
+
+    `dataclass(frozen=True)` compiles six methods per class, which for all classes in here takes
+    longer than looking at the machine does.
+    """
+    return dataclass(init=False, repr=False, eq=False)(cls)
+
+
+@fact
 class Fact:
     """Base of every dataclass in here."""
 
     unknown: Mapping[str, str] = field(default_factory=dict)
     """Field name -> why its value could not be had."""
 
+    def __init__(self, **values: Any) -> None:
+        state = self.__dict__
+        for spec in fields(self):
+            if spec.name in values:
+                state[spec.name] = values.pop(spec.name)
+            elif spec.default is not MISSING:
+                state[spec.name] = spec.default
+            elif spec.default_factory is not MISSING:
+                state[spec.name] = spec.default_factory()
+            else:
+                raise TypeError(f"{type(self).__name__} lacks {spec.name!r}")
+        if values:
+            raise TypeError(f"{type(self).__name__} has no field {next(iter(values))!r}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    __hash__ = None  # type: ignore[assignment]  # mappings are among the fields
+
+    def __repr__(self) -> str:
+        given = (f"{name}={value!r}" for name, value in vars(self).items() if value or value == 0)
+        return f"{type(self).__name__}({', '.join(given)})"
+
 
 # --- host ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Tool(Fact):
     """A program found on the PATH."""
 
@@ -39,7 +87,7 @@ class Tool(Fact):
     version: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Host(Fact):
     """The machine under everything: system, processor, memory, limits, build tools."""
 
@@ -88,7 +136,7 @@ class Host(Fact):
     """Names of the proxy variables that are set; never their values."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Python(Fact):
     """The examined interpreter. Under `--root` it is read from its files, never run."""
 
@@ -121,7 +169,7 @@ class Python(Fact):
 # --- nvidia ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class PciDevice(Fact):
     """A graphics or compute function on the PCI bus, seen without any driver."""
 
@@ -135,7 +183,7 @@ class PciDevice(Fact):
     """Kernel driver bound to it: `nvidia`, `nouveau`, `vfio-pci`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class GpuProcess(Fact):
     """A process that holds memory of a GPU."""
 
@@ -144,7 +192,7 @@ class GpuProcess(Fact):
     memory: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Gpu(Fact):
     """One GPU as the driver shows it."""
 
@@ -171,7 +219,7 @@ class Gpu(Fact):
     processes: tuple[GpuProcess, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Toolkit(Fact):
     """A CUDA toolkit on disk."""
 
@@ -184,7 +232,7 @@ class Toolkit(Fact):
     """CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda, conda, pip, …"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Library(Fact):
     """A shared library found on the machine."""
 
@@ -193,7 +241,7 @@ class Library(Fact):
     version: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Nvidia(Fact):
     """All that concerns NVIDIA GPUs."""
 
@@ -238,7 +286,7 @@ class Nvidia(Fact):
 # --- ascend ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Npu(Fact):
     """One Ascend chip: a device of its own for ASCEND_RT_VISIBLE_DEVICES."""
 
@@ -258,7 +306,7 @@ class Npu(Fact):
     processes: tuple[GpuProcess, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Cann(Fact):
     """A CANN toolkit on disk."""
 
@@ -275,7 +323,7 @@ class Cann(Fact):
     """Path of its set_env.sh."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class TorchNpu(Fact):
     """The torch_npu package of the examined Python."""
 
@@ -291,7 +339,7 @@ class TorchNpu(Fact):
     """Packages of a version that does not do: `numpy 2.1.0 (needs <2)`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Ascend(Fact):
     """All that concerns Huawei Ascend NPUs."""
 
@@ -333,7 +381,7 @@ class Ascend(Fact):
 # --- torch -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class ArchCode(Fact):
     """Compiled code for one GPU architecture in a library's fatbin."""
 
@@ -345,7 +393,7 @@ class ArchCode(Fact):
     """Entries with PTX."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class MissingLibrary(Fact):
     """A library that the loader would not find."""
 
@@ -353,7 +401,7 @@ class MissingLibrary(Fact):
     needed_by: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Companion(Fact):
     """A package with code compiled against one torch."""
 
@@ -363,7 +411,7 @@ class Companion(Fact):
     """The requirement its metadata declares, `==2.9.1`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class TorchBuild(Fact):
     """A PyTorch as its files tell, without importing it."""
 
@@ -408,7 +456,7 @@ class TorchBuild(Fact):
     glibcxx_needed: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Torch(Fact):
     """The torch of the examined Python, and other PyTorch trees on this machine."""
 
@@ -435,7 +483,7 @@ class Torch(Fact):
 # --- rust, storage, network -------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Rust(Fact):
     """Toolchain and crate."""
 
@@ -457,7 +505,7 @@ class Rust(Fact):
     """Why it does not serve: built for another interpreter or architecture, or older than its source."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Shards(Fact):
     """The parquet shards of a data set."""
 
@@ -468,7 +516,7 @@ class Shards(Fact):
     """Names of files whose footer is not whole, or which are LFS pointers."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Storage(Fact):
     """The trainer's base folder."""
 
@@ -487,7 +535,7 @@ class Storage(Fact):
     checkpoint_damage: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Endpoint(Fact):
     """One address that was asked."""
 
@@ -499,14 +547,14 @@ class Endpoint(Fact):
     trouble: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Network(Fact):
     """What can be reached; only looked at on demand."""
 
     endpoints: tuple[Endpoint, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class DeepCheck(Fact):
     """One experiment that ran in a child of the examined interpreter."""
 
@@ -517,14 +565,14 @@ class DeepCheck(Fact):
     seconds: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Deep(Fact):
     """What happened when torch was really imported and used."""
 
     checks: tuple[DeepCheck, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@fact
 class Facts(Fact):
     """A machine. An area that was not looked at is None; a probe that failed is in `unknown`."""
 

@@ -216,7 +216,7 @@ def test_an_empty_file_cannot_be_mapped(root: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("path", ["/a\0b", "/" + "x" * 5000, "/" + "x/" * 3000])
+@pytest.mark.parametrize("path", ["/a\0b", "/" + "x" * 5000])
 def test_paths_that_no_file_can_have(root: Path, path: str) -> None:
     for system in (System(root), System()):
         assert not system.exists(path)
