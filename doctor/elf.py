@@ -12,6 +12,7 @@ import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 Buffer = bytes | mmap.mmap
 
@@ -24,6 +25,7 @@ SHT_DYNSYM = 11
 MACHINES = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64", 21: "ppc64le"}
 """e_machine -> uname's word for it."""
 
+STRING_LIMIT = 1 << 12
 TABLE_LIMIT = 1 << 16
 """More headers, needed libraries or versions than this are damage, not data."""
 
@@ -32,8 +34,7 @@ class ElfError(ValueError):
     """Not an ELF file, or one that is cut short or damaged; the text says where."""
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """Name, kind, place and size of a section, in bytes of the file."""
 
     name: str
@@ -78,6 +79,7 @@ class Elf:
         self._segments_at, self._sections_at = head[4], head[5]
         self._segment_size, self._segment_count = head[8], head[9]
         self._section_size, self._section_count, self._names_index = head[10:13]
+        self._sections: tuple[Section, ...] | None = None
 
     def _unpack(self, kind: str, offset: int) -> tuple[int, ...]:
         try:
@@ -86,13 +88,20 @@ class Elf:
             raise ElfError(f"cut short at byte {offset}") from error
 
     def _string(self, offset: int, end: int) -> str:
-        stop = self.data.find(b"\0", offset, min(end, offset + 4096))
-        if not 0 <= offset <= len(self.data) or stop < 0:
+        if not 0 <= offset < len(self.data):
+            raise ElfError(f"a string lies beyond the file, at byte {offset}")
+        stop = self.data.find(b"\0", offset, min(end, offset + STRING_LIMIT, len(self.data)))
+        if stop < 0:
             raise ElfError(f"unterminated string at byte {offset}")
         return self.data[offset:stop].decode("utf-8", "replace")
 
     def sections(self) -> tuple[Section, ...]:
         """All sections; empty for a file that was stripped of their table."""
+        if self._sections is None:
+            self._sections = self._read_sections()
+        return self._sections
+
+    def _read_sections(self) -> tuple[Section, ...]:
         if self._sections_at == 0 or self._section_count == 0:
             return ()
         kind = "IIQQQQIIQQ" if self.bits == 64 else "IIIIIIIIII"
@@ -192,9 +201,13 @@ class Elf:
         if DT_VERNEED not in values:
             return
         at = _in_file(values[DT_VERNEED], loads)
+        left = TABLE_LIMIT
         for _ in range(min(values.get(DT_VERNEEDNUM, 0), TABLE_LIMIT)):
             _, count, file, first, following = self._unpack("HHIII", at)
             library, entry = self._string(strings + file, end), at + first
+            left -= count
+            if left < 0:
+                raise ElfError("too many symbol versions")
             for _ in range(count):
                 _, _, _, name, step = self._unpack("IHHII", entry)
                 yield library, self._string(strings + name, end)
@@ -215,25 +228,18 @@ class Elf:
             return defined, asked
         names = sections[table.link]
         area = self.data[names.offset : names.offset + names.size]
-        places = set(_occurrences(area, b"\0" + prefix.encode()))
+        start = prefix.encode()
         kind, step = ("IBBHQQ", 24) if self.bits == 64 else ("IIIBBH", 16)
-        if not places:
+        if start not in area:
             return defined, asked
         for at in range(table.offset, table.offset + table.size - step + 1, step):
             row = self._unpack(kind, at)
-            if row[0] in places:
+            # not by searching the names: a linker stores one name as the tail of another
+            if area.startswith(start, row[0]):
                 index = row[3] if self.bits == 64 else row[5]
                 name = self._string(names.offset + row[0], names.offset + names.size)
                 (asked if index == SHN_UNDEF else defined).add(name)
         return defined, asked
-
-
-def _occurrences(area: bytes, needle: bytes) -> Iterator[int]:
-    """Offsets of the byte after each needle's leading NUL."""
-    at = area.find(needle)
-    while at >= 0:
-        yield at + 1
-        at = area.find(needle, at + 1)
 
 
 def _in_file(address: int, loads: list[tuple[int, int, int]]) -> int:

@@ -7,6 +7,7 @@ soname was already loaded is taken as it is.
 
 from __future__ import annotations
 
+import posixpath
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -92,7 +93,9 @@ class Linker:
         result = Closure()
         queue: list[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]] = []
         for path in paths:
-            result.libraries[path.rsplit("/", 1)[-1]] = Loaded(path, path, "path", "")
+            entry = self._read(path)
+            name = (entry[2].soname if entry else None) or path.rsplit("/", 1)[-1]
+            result.libraries[name] = Loaded(name, path, "path", "")
             queue.append((path, ()))
         extra = tuple(bundled)
         system_paths: set[str] = set()
@@ -136,7 +139,13 @@ class Linker:
         kind: tuple[str, int],
         bundled: tuple[str, ...],
     ) -> tuple[str | None, str]:
-        """Path of a library and the rule that found it."""
+        """Path of a library and the rule that found it.
+
+        The path stays as it was searched: $ORIGIN is where a library was found, not where a link
+        in that place leads.
+        """
+        if "/" in soname:
+            return (soname, "path") if self.system.exists(soname) else (None, "not found")
         above = () if dynamic.runpath else reversed(chain)
         rules = [("rpath", _expand(paths, path)) for path, paths in above]
         rules.append(("LD_LIBRARY_PATH", self.library_path))
@@ -145,14 +154,14 @@ class Linker:
             for folder in folders:
                 path = f"{folder.rstrip('/')}/{soname}"
                 if self._has(folder, soname) and self._fits(path, kind):
-                    return self.system.real(path), via
+                    return path, via
         for path in self._cached(soname):
             if self._fits(path, kind):
-                return self.system.real(path), "cache"
+                return path, "cache"
         for via, folders in (("default", list(DEFAULT_FOLDERS)), ("bundled", list(bundled))):
             for folder in folders:
                 if self._has(folder, soname) and self._fits(f"{folder}/{soname}", kind):
-                    return self.system.real(f"{folder}/{soname}"), via
+                    return f"{folder}/{soname}", via
         if soname in self.preload:
             return self.preload[soname], "preload"
         return None, "not found"
@@ -236,4 +245,7 @@ def _c_string(data: bytes, at: int) -> str:
 def _expand(folders: Iterable[str], path: str) -> list[str]:
     """Search paths with $ORIGIN replaced by the folder of the library that names them."""
     origin = path.rsplit("/", 1)[0]
-    return [f.replace("${ORIGIN}", "$ORIGIN").replace("$ORIGIN", origin) for f in folders]
+    return [
+        posixpath.normpath(f.replace("${ORIGIN}", "$ORIGIN").replace("$ORIGIN", origin))
+        for f in folders
+    ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from email.parser import HeaderParser
 
 from doctor.errors import Unknown
 from doctor.system import System
 
-EXTENSION = re.compile(r"\.(?:cpython-(?P<number>\d+)(?P<thread>t?)|abi3|(?P<bare>so$))")
+EXTENSION = re.compile(
+    r"^(?P<module>[^.]+)\.(?:cpython-(?P<number>\d+)(?P<thread>t?)(?:-[^.]*)?\.|(?P<abi3>abi3)\.)?so$"
+)
 EDITABLE_FINDER = re.compile(r"^MAPPING[^=]*=\s*(\{.*\})", re.MULTILINE)
 
 
@@ -58,39 +60,41 @@ class PythonEnvironment:
         self.sites = [site for site in dict.fromkeys(sites) if system.is_dir(site)]
         self.python_path = [e for e in system.list_variable("PYTHONPATH") if system.exists(e)]
         self.editable: dict[str, str] = {}
-        extra = [line for site in self.sites for line in self._path_lines(site)]
-        self.import_path = tuple(dict.fromkeys([*self.python_path, *stdlib, *self.sites, *extra]))
+        self._listings: dict[str, list[str]] = {}
+        with_lines = [path for site in self.sites for path in (site, *self._path_lines(site))]
+        self.import_path = tuple(dict.fromkeys([*self.python_path, *stdlib, *with_lines]))
         self._distributions: dict[str, Distribution] | None = None
 
     def _path_lines(self, site: str) -> list[str]:
-        """Folders that a site's .pth files add; editable installs by import hook are noted."""
+        """What a site's .pth files add; editable installs by import hook are noted."""
         found = []
-        for path in self.system.glob(site, suffix=".pth"):
+        for name in self._names(site):
+            if not name.endswith(".pth"):
+                continue
             try:
-                text = self.system.text(path, 1 << 16) or ""
+                text = self.system.text(f"{site}/{name}", 1 << 16) or ""
             except Unknown:
                 continue
             for line in text.splitlines():
                 if line.startswith(("import ", "import\t")):
                     self._note_editable(site, line)
                 elif line.strip() and not line.startswith("#"):
-                    target = line.strip()
-                    folder = target if target.startswith("/") else f"{site}/{target}"
-                    if self.system.is_dir(folder):
-                        found.append(folder)
+                    target = posixpath.normpath(posixpath.join(site, line.strip()))
+                    if self.system.exists(target):
+                        found.append(target)
         return found
 
     def _note_editable(self, site: str, line: str) -> None:
         """Read the mapping of setuptools' `__editable___NAME_finder` modules."""
         match = re.match(r"import\s+(__editable___\w+_finder)\b", line)
-        text = self.system.text(f"{site}/{match.group(1)}.py", 1 << 18) if match else None
-        mapping = EDITABLE_FINDER.search(text) if text else None
-        if mapping:
-            try:
-                table = ast.literal_eval(mapping.group(1))
-            except (ValueError, SyntaxError):
-                return
-            self.editable.update({str(k): str(v) for k, v in dict(table).items()})
+        try:
+            text = self.system.text(f"{site}/{match.group(1)}.py", 1 << 18) if match else None
+            mapping = EDITABLE_FINDER.search(text) if text else None
+            table = ast.literal_eval(mapping.group(1)) if mapping else {}
+        except (Unknown, ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            return
+        if isinstance(table, dict):
+            self.editable.update({str(key): str(value) for key, value in table.items()})
 
     def find_module(self, name: str, first: Sequence[str] = ()) -> Module | None:
         """What `import name` would take, with some folders looked at before all others."""
@@ -100,33 +104,49 @@ class PythonEnvironment:
             if found is not None and found.kind != "namespace":
                 return found
             namespace = namespace or found
-        if name in self.editable:
-            path = self.editable[name]
-            if self.system.exists(path):
-                return Module(path, path.rsplit("/", 1)[0], "package")
-        return namespace
+        # setuptools' hook stands behind the path, so that even a namespace folder comes first
+        return namespace or self._editable(name)
 
-    def _in_folder(self, folder: str, name: str) -> Module | None:
-        base = f"{folder.rstrip('/')}/{name}"
-        if self.system.is_dir(base):
-            if self.system.is_file(f"{base}/__init__.py"):
-                return Module(base, folder, "package")
-            if any(n.startswith("__init__.") for n in self._names(base)):
-                return Module(base, folder, "package")
-        for file in self._names(folder):
-            if file.startswith(f"{name}.") and EXTENSION.search(file) and file.endswith(".so"):
-                return Module(f"{folder}/{file}", folder, "extension")
-        if self.system.is_file(f"{base}.py"):
-            return Module(f"{base}.py", folder, "file")
-        if self.system.is_dir(base):
-            return Module(base, folder, "namespace")
+    def _editable(self, name: str) -> Module | None:
+        if name not in self.editable:
+            return None
+        path = self.editable[name]
+        for place, kind in ((path, "package"), (f"{path}.py", "file")):
+            if self.system.exists(place):
+                return Module(place, place.rsplit("/", 1)[0], kind)
         return None
 
+    def _in_folder(self, folder: str, name: str) -> Module | None:
+        """The order of Python's FileFinder: package, extension, source file, namespace."""
+        names = self._names(folder)
+        base = f"{folder.rstrip('/')}/{name}"
+        is_folder = name in names and self.system.is_dir(base)
+        if is_folder:
+            inside = self._names(base)
+            if "__init__.py" in inside or any(self._loads(n, "__init__") for n in inside):
+                return Module(base, folder, "package")
+        for file in names:
+            if file.startswith(name) and self._loads(file, name):
+                return Module(f"{folder}/{file}", folder, "extension")
+        if f"{name}.py" in names:
+            return Module(f"{base}.py", folder, "file")
+        return Module(base, folder, "namespace") if is_folder else None
+
+    def _loads(self, file: str, module: str) -> bool:
+        """Whether this interpreter takes a file for that extension module."""
+        match = EXTENSION.match(file)
+        if match is None or match["module"] != module:
+            return False
+        return match["number"] in (None, self.minor.replace(".", ""))
+
     def _names(self, folder: str) -> list[str]:
-        try:
-            return self.system.names(folder)
-        except Unknown:
-            return []
+        """Names in a folder, read once."""
+        if folder not in self._listings:
+            try:
+                self._listings[folder] = self.system.names(folder)
+            except Unknown:
+                self._listings[folder] = []
+        return self._listings[folder]
 
     def distributions(self) -> dict[str, Distribution]:
         """Normalised name -> distribution; the first on the import path counts."""
@@ -158,7 +178,9 @@ class PythonEnvironment:
         if item is None:
             return []
         text = self.system.text(f"{item.folder}/METADATA") or ""
-        return HeaderParser().parsestr(text).get_all("Requires-Dist", [])
+        head = text.replace("\r\n", "\n").partition("\n\n")[0]
+        fields = (line.partition(":") for line in head.splitlines())
+        return [value.strip() for key, _, value in fields if key.lower() == "requires-dist"]
 
 
 def normalised(name: str) -> str:
@@ -168,11 +190,11 @@ def normalised(name: str) -> str:
 
 def python_tags(file_names: Sequence[str]) -> tuple[str, ...]:
     """Interpreters that extension modules were built for: `cp312`, `cp313t`, `abi3`."""
-    tags = []
+    tags = set()
     for name in file_names:
-        match = EXTENSION.search(name)
+        match = EXTENSION.match(name)
         if match and match["number"]:
-            tags.append(f"cp{match['number']}{match['thread']}")
-        elif match and ".abi3." in name:
-            tags.append("abi3")
-    return tuple(sorted(set(tags)))
+            tags.add(f"cp{match['number']}{match['thread']}")
+        elif match and match["abi3"]:
+            tags.add("abi3")
+    return tuple(sorted(tags))

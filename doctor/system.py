@@ -19,10 +19,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from doctor.background import Background
 from doctor.errors import Unknown, WrongUsage
 
 PROGRAM_SECONDS = 5.0
@@ -72,9 +72,9 @@ class System:
         self.live = root is None
         self.deadline = time.monotonic() + seconds
         self.env = dict(os.environ) if self.live else self._root_environment()
-        self._runs: dict[tuple[str, ...], Future[Completed]] = {}
+        self._runs: dict[tuple[str, ...], Background[Completed]] = {}
+        self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="program")
 
     # --- files ---------------------------------------------------------------------------
 
@@ -145,8 +145,8 @@ class System:
             return sorted(os.listdir(self.locate(path)))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        except OSError as error:
-            raise Unknown(f"{path}: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            raise Unknown(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
     def glob(self, folder: str, prefix: str = "", suffix: str = "") -> list[str]:
         """Paths in a folder whose names begin and end so."""
@@ -189,7 +189,10 @@ class System:
             Unknown: absent, empty, unreadable.
         """
         try:
-            with self.locate(path).open("rb") as file:
+            place = self.locate(path)
+            if not place.is_file():
+                raise Unknown(f"{path} is no file")
+            with place.open("rb") as file:
                 view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise Unknown(f"{path}: {getattr(error, 'strerror', None) or error}") from error
@@ -247,7 +250,9 @@ class System:
                 return path
         return None
 
-    def start(self, arguments: Sequence[str], seconds: float | None = None) -> Future[Completed]:
+    def start(
+        self, arguments: Sequence[str], seconds: float | None = None
+    ) -> Background[Completed]:
         """Begin to run a program; the same arguments run only once.
 
         The result raises `Unknown` where the program is absent, hangs or cannot be started.
@@ -258,7 +263,7 @@ class System:
         key = tuple(arguments)
         with self._lock:
             if key not in self._runs:
-                self._runs[key] = self._pool.submit(self._run, key, seconds)
+                self._runs[key] = Background(lambda: self._run(key, seconds), f"program {key[0]}")
             return self._runs[key]
 
     def run(self, arguments: Sequence[str]) -> Completed:
@@ -305,7 +310,13 @@ class System:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise Unknown(f"{name} cannot be started: {reason}") from error
-        return _collect(process, name, left)
+        with self._lock:
+            self._running.add(process)
+        try:
+            return _collect(process, name, left)
+        finally:
+            with self._lock:
+                self._running.discard(process)
 
     def program_environment(self) -> dict[str, str]:
         """What programs get: the machine's environment with messages in English.
@@ -345,8 +356,10 @@ class System:
         return self.env.get("HOME") or (str(Path.home()) if self.live else None)
 
     def close(self) -> None:
-        """Let go of programs that were never waited for."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End programs that still run: an interrupted `--deep` must not go on holding a GPU."""
+        with self._lock:
+            for process in self._running:
+                _kill(process)
 
 
 def first_existing(system: System, paths: Iterable[str]) -> str | None:

@@ -10,9 +10,9 @@ import json
 import signal
 import socket
 from collections.abc import Sequence
-from concurrent.futures import Future
 
 from doctor import payload
+from doctor.background import Background
 from doctor.errors import Unknown
 from doctor.facts import Deep, DeepCheck, Facts
 from doctor.system import Completed, System
@@ -89,7 +89,9 @@ def _two_ranks(system: System, python: str, backend: str) -> DeepCheck:
     return DeepCheck(name=name, ok=worst.ok, detail=worst.detail, seconds=worst.seconds)
 
 
-def _start(system: System, python: str, arguments: list[str], seconds: float) -> Future[Completed]:
+def _start(
+    system: System, python: str, arguments: list[str], seconds: float
+) -> Background[Completed]:
     return system.start([python, str(payload.path("deep_check")), *arguments], seconds)
 
 
@@ -101,16 +103,11 @@ def read_results(text: str) -> list[DeepCheck]:
             continue
         try:
             data = json.loads(line)
-            checks.append(
-                DeepCheck(
-                    name=str(data["name"]),
-                    ok=data["ok"],
-                    detail=str(data["detail"]),
-                    seconds=data["seconds"],
-                )
-            )
-        except (ValueError, LookupError, TypeError):
+            name, ok, detail, seconds = (data[k] for k in ("name", "ok", "detail", "seconds"))
+        except (ValueError, LookupError, TypeError, RecursionError):
             continue
+        if (ok is None or isinstance(ok, bool)) and isinstance(seconds, (int, float)):
+            checks.append(DeepCheck(name=str(name), ok=ok, detail=str(detail), seconds=seconds))
     return checks
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from doctor.background import Background
 from doctor.errors import Unknown
 from doctor.facts import Gpu, Library, Nvidia, PciDevice
 from doctor.linker import Linker
@@ -30,16 +31,26 @@ LIBRARY_VERSION = re.compile(r"\.so\.(\d+(?:\.\d+)+)$")
 OUTSIDE_LIBRARIES = ("libcudnn.so.9", "libcudnn.so.8", "libnccl.so.2")
 
 
+NODE = re.compile(r"/dev/nvidia\d+")
+
+NVML_SECONDS = 4.0
+"""A driver that hangs keeps NVML from ever returning; the bus and /proc still answer then."""
+
+
 def start(system: System) -> None:
     """Begin to run the programs that `probe` will ask."""
-    nvidia_smi.start(system)
+    nvidia_smi.start(system, several=len(_nodes(system)) > 1)
+
+
+def _nodes(system: System) -> list[str]:
+    return [path for path in system.glob("/dev", "nvidia") if NODE.fullmatch(path)]
 
 
 def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment | None) -> Nvidia:
     """Describe all that concerns NVIDIA GPUs."""
     look = Look()
     on_bus = look("pci_devices", _on_bus, system, tables) or ()
-    nodes = tuple(n for n in system.glob("/dev", "nvidia") if re.fullmatch(r".*/nvidia\d+", n))
+    nodes = tuple(_nodes(system))
     if system.exists("/dev/dxg"):
         nodes = (*nodes, "/dev/dxg")
     kernel = look("kernel_driver", _kernel_driver, system)
@@ -125,7 +136,7 @@ def _ask_driver(system: System, look: Look, there: bool) -> DriverAnswer:
         from doctor.probe import nvidia_nvml
 
         try:
-            return nvidia_nvml.ask()
+            return Background(nvidia_nvml.ask, "NVML").result(NVML_SECONDS)
         except Unknown as error:
             look.reasons["nvml"] = str(error)
     return nvidia_smi.ask(system)

@@ -54,11 +54,16 @@ class DriverAnswer:
     error: str | None = None
 
 
-def start(system: System) -> None:
-    """Begin all calls that will be needed, side by side: each can take most of a second."""
-    if system.which("nvidia-smi") and not system.live:
-        for command in (query(FIELDS), BANNER, APPS):
+def start(system: System, several: bool) -> None:
+    """Begin all calls that will be needed, side by side: each can take most of a second.
+
+    On a live machine NVML answers all but the topology of several GPUs.
+    """
+    if system.which("nvidia-smi"):
+        for command in () if system.live else (query(FIELDS), BANNER, APPS):
             system.start(command)
+        if several:
+            system.start(TOPOLOGY)
 
 
 def query(fields: Sequence[str]) -> list[str]:

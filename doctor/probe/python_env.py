@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from doctor.look import MIB, Look, find_version, key_values
 from doctor.pyenv import PythonEnvironment
 from doctor.system import System
 
+LIB_NAME = re.compile(r"python3\.\d+t?")
 ROOT_PREFIXES = ("/opt/venv", "/opt/conda", "/usr/local", "/usr")
 
 REPORTED_PACKAGES = (
@@ -82,30 +83,51 @@ def _in_prefix(system: System, variable: str) -> str | None:
 
 def _layout(system: System, path: str, reason: str) -> Place:
     """Layout around an interpreter's path; a venv's link to its base is not followed."""
+    path = os.path.abspath(path)
+    prefix = os.path.dirname(os.path.dirname(path))
+    if _venv_config(system, prefix) and system.is_file(path):
+        # a venv shows its layout; what the interpreter says of itself is awaited only later
+        libs = [name for name in system.names(f"{prefix}/lib") if LIB_NAME.fullmatch(name)]
+        if len(libs) == 1:
+            if path != sys.executable:
+                system.start(_question(path))
+            return Place(path, prefix, f"{prefix}/lib/{libs[0]}", reason)
     identity = _identity(system, path)
-    folder = os.path.dirname(os.path.abspath(path))
-    config = _venv_config(system, os.path.dirname(folder))
-    prefix = os.path.dirname(folder) if config else str(identity["base_prefix"])
+    if not _venv_config(system, prefix):
+        prefix = str(identity["base_prefix"])
     minor = ".".join(str(identity["version"]).split(".")[:2])
     if identity["free_threaded"]:
         minor += "t"
-    return Place(os.path.abspath(path), prefix, f"{prefix}/lib/python{minor}", reason)
+    return Place(path, prefix, f"{prefix}/lib/python{minor}", reason)
 
 
 def _choose_below_root(system: System) -> Place:
     places = [
-        Place(f"{prefix}/bin/python3", prefix, f"{prefix}/lib/{name}", "the first below --root")
+        _place_below_root(system, prefix, name)
         for prefix in ROOT_PREFIXES
         for name in sorted(system.names(f"{prefix}/lib"), key=_minor_key, reverse=True)
-        if re.fullmatch(r"python3\.\d+t?", name)
+        if LIB_NAME.fullmatch(name)
     ]
-    for place in places:
+    for place, lib in places:
         for site in ("site-packages", "dist-packages"):
-            if system.exists(f"{place.lib}/{site}/torch"):
-                return Place(place.executable, place.prefix, place.lib, "it holds torch")
+            if system.exists(f"{lib}/{site}/torch"):
+                return replace(place, chosen_by="it holds torch")
     if not places:
         raise Unknown("no lib/python3.* in opt/venv, opt/conda, usr/local or usr")
-    return places[0]
+    return places[0][0]
+
+
+def _place_below_root(system: System, prefix: str, name: str) -> tuple[Place, str]:
+    """The interpreter of a lib/python3.* folder, and that folder.
+
+    Debian's Python of /usr has packages of its own in /usr/local/lib, where no interpreter is.
+    """
+    lib = f"{prefix}/lib/{name}"
+    own = any(system.exists(f"{prefix}/bin/{n}") for n in (name, "python3", "python"))
+    if prefix == "/usr/local" and not own and system.is_dir(f"/usr/lib/{name}"):
+        prefix = "/usr"
+    place = Place(f"{prefix}/bin/python3", prefix, f"{prefix}/lib/{name}", "the first below --root")
+    return place, lib
 
 
 def _minor_key(name: str) -> int:
@@ -115,6 +137,10 @@ def _minor_key(name: str) -> int:
 
 def _venv_config(system: System, prefix: str) -> dict[str, str]:
     return key_values(system.text(f"{prefix}/pyvenv.cfg") or "")
+
+
+def _question(path: str) -> list[str]:
+    return [path, "-I", "-S", "-B", str(payload.path("identify"))]
 
 
 def _identity(system: System, path: str) -> Mapping[str, Any]:
@@ -128,14 +154,18 @@ def _identity(system: System, path: str) -> Mapping[str, Any]:
 
         return identify()
     try:
-        text = system.output([path, "-I", "-S", "-B", str(payload.path("identify"))])
-        answer = json.loads(text)
-        if not isinstance(answer, dict) or "base_prefix" not in answer:
-            raise ValueError(text[:80])
+        text = system.output(_question(path))
     except Unknown as error:
         raise Unknown(f"{path} does not answer as a Python: {error}") from error
-    except ValueError as error:
-        raise Unknown(f"{path} is no Python: it printed {error}") from error
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = None
+    wanted = {"version": str, "base_prefix": str, "bits": int, "free_threaded": bool}
+    if not isinstance(answer, dict) or not all(
+        isinstance(answer.get(key), kind) for key, kind in wanted.items()
+    ):
+        raise Unknown(f"{path} is no Python: it printed {text.strip()[:80]!r}")
     return answer
 
 
@@ -143,21 +173,24 @@ def environment(system: System, place: Place) -> PythonEnvironment:
     """Import path and distributions of an interpreter."""
     config = _venv_config(system, place.prefix)
     base_lib = place.lib
-    sites = [f"{place.lib}/site-packages"]
-    own = not config or config.get("include-system-site-packages") == "true"
     base = place.prefix
     if config.get("home"):
         base = config["home"].rsplit("/", 1)[0] or "/"
         base_lib = f"{base}/lib/python{place.minor}"
-    if own:
-        if "PYTHONNOUSERSITE" not in system.env and system.home():
-            sites.insert(0, f"{system.home()}/.local/lib/python{place.minor}/site-packages")
-        if config:
-            sites.append(f"{base_lib}/site-packages")
-        if base == "/usr":
-            sites.append(f"/usr/local/lib/python{place.minor}/dist-packages")
-            sites.append("/usr/lib/python3/dist-packages")
-        sites.append(f"{base_lib}/dist-packages")
+    own = f"{place.lib}/site-packages"
+    shared = [f"{base_lib}/site-packages", f"{base_lib}/dist-packages"]
+    if base == "/usr":
+        local = f"/usr/local/lib/python{place.minor}/dist-packages"
+        shared = [local, "/usr/lib/python3/dist-packages", *shared]
+    user = []
+    if "PYTHONNOUSERSITE" not in system.env and system.home():
+        user = [f"{system.home()}/.local/lib/python{place.minor}/site-packages"]
+    if not config:
+        sites = [*user, own, *shared]
+    elif config.get("include-system-site-packages") == "true":
+        sites = [own, *user, *shared]
+    else:
+        sites = [own]
     stdlib = [base_lib, f"{base_lib}/lib-dynload"]
     return PythonEnvironment(system, place.minor.rstrip("t"), stdlib, sites)
 
@@ -168,7 +201,7 @@ def probe(system: System, place: Place, env: PythonEnvironment) -> Python:
     config = _venv_config(system, place.prefix)
     live: Mapping[str, Any] = {}
     if system.live and place.executable:
-        live = look("version", lambda: _identity(system, str(place.executable))) or {}
+        live = _identity(system, place.executable)
     base_lib = env.import_path[len(env.python_path)]
     installed = env.distributions()
     return Python(
@@ -182,15 +215,24 @@ def probe(system: System, place: Place, env: PythonEnvironment) -> Python:
         prefix_free=look("prefix_free", lambda: system.space(place.prefix)[1] // MIB),
         venv=bool(config),
         conda=system.is_dir(f"{place.prefix}/conda-meta") or place.prefix == "/opt/conda",
-        externally_managed=not config and system.exists(f"{base_lib}/EXTERNALLY-MANAGED"),
+        externally_managed=not config
+        and system.env.get("PIP_BREAK_SYSTEM_PACKAGES", "") not in ("1", "true")
+        and system.exists(f"{base_lib}/EXTERNALLY-MANAGED"),
         headers=_headers(system, place, base_lib, live),
-        venv_module=live.get("ensurepip", system.is_dir(f"{base_lib}/ensurepip") or None),
+        venv_module=live.get("ensurepip", _has_ensurepip(system, base_lib)),
         pip_version=env.version("pip"),
         import_path=env.import_path,
         shadowed_modules=tuple(_shadowed_modules(system, env)),
         packages={name: installed[name].version for name in REPORTED_PACKAGES if name in installed},
         unknown=look.reasons,
     )
+
+
+def _has_ensurepip(system: System, base_lib: str) -> bool | None:
+    """Whether ensurepip is there; unknown without the rest of the standard library."""
+    if system.is_dir(f"{base_lib}/ensurepip"):
+        return True
+    return False if system.is_file(f"{base_lib}/os.py") else None
 
 
 def _version_from_files(system: System, place: Place, config: Mapping[str, str]) -> str:

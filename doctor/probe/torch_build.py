@@ -25,17 +25,28 @@ ASSIGNED = re.compile(
     re.MULTILINE,
 )
 
-MARKERS: dict[str, tuple[str, tuple[bytes, ...]]] = {
-    "libuv": ("libtorch_cpu.so", (b"16LibUVStoreDaemonE",)),
-    "gloo": ("libtorch_cpu.so", (b"ProcessGroupGloo",)),
-    "mpi": ("libtorch_cpu.so", (b"15ProcessGroupMPIE",)),
-    "distributed": ("libtorch_cpu.so", (b"8TCPStoreE", b"LibUVStoreDaemon", b"ProcessGroupGloo")),
-    "nccl": ("libtorch_cuda.so", (b"ProcessGroupNCCL",)),
+PARTS: dict[str, tuple[tuple[str, bytes, str], ...]] = {
+    "libuv": (("libtorch_cpu.so", b"16LibUVStoreDaemonE", ".rodata"),),
+    "gloo": (
+        ("libtorch_cpu.so", b"16ProcessGroupGloo", ".dynstr"),
+        ("libtorch_cpu.so", b"ProcessGroupGloo", ".rodata"),
+    ),
+    "mpi": (("libtorch_cpu.so", b"15ProcessGroupMPIE", ".dynstr"),),
+    "distributed": (
+        ("libtorch_cpu.so", b"8TCPStoreE", ".dynstr"),
+        ("libtorch_cpu.so", b"16LibUVStoreDaemonE", ".rodata"),
+        ("libtorch_cpu.so", b"ProcessGroupGloo", ".rodata"),
+    ),
+    "nccl": (
+        ("libtorch_cuda.so", b"16ProcessGroupNCCL", ".dynstr"),
+        ("libtorch_cuda.so", b"ProcessGroupNCCL", ".rodata"),
+    ),
 }
-"""Part -> library and strings of which one is there exactly when the part was compiled in.
+"""Part -> (library, bytes, section), any of which is there exactly when the part was compiled in.
 
-Mangled type names where PyTorch's own messages name a class that is not there (every build's text
-speaks of ProcessGroupMPI).
+Symbol names come first, they are the shorter section. A class named in PyTorch's messages proves
+nothing: every build's text speaks of ProcessGroupMPI. libuv's daemon has no symbol of its own; its
+type name lies among the constants.
 """
 
 FULL_COVER = 0.5
@@ -77,7 +88,7 @@ def read_build(system: System, linker: Linker, folder: str, nvidia: BundledNvidi
     extensions = [n for n in system.names(folder) if n.startswith("_C.") and n.endswith(".so")]
     gpu = _gpu_code(system, lib, sorted(names), look)
     main = gpu.get("libtorch_cuda.so", ())
-    parts = {part: look(part, _has_part, system, lib, names, part) for part in MARKERS}
+    parts = _parts(system, lib, names, look)
     closure = _closure(linker, folder, names, extensions)
     built = bool(extensions) and bool(
         names & {"libtorch_cpu.so", "libtorch.so", "libtorch_cpu.dylib"}
@@ -106,12 +117,16 @@ def read_build(system: System, linker: Linker, folder: str, nvidia: BundledNvidi
         cxx11_abi=look("cxx11_abi", _cxx11_abi, system, lib, names),
         needed_libraries=tuple(sorted(_outside(closure, folder))),
         missing_libraries=tuple(_missing(system, closure, look)),
-        foreign_libraries=tuple(_foreign(closure, nvidia)),
+        foreign_libraries=tuple(_foreign(system, closure, nvidia)),
         undefined_symbols=tuple(_undefined(system, closure, nvidia)),
         glibc_needed=_highest(closure, "GLIBC_"),
         glibcxx_needed=_highest(closure, "GLIBCXX_"),
         unknown=_with_unreadable(look.reasons, closure),
-        **parts,
+        libuv=parts["libuv"],
+        gloo=parts["gloo"],
+        mpi=parts["mpi"],
+        distributed=parts["distributed"],
+        nccl=parts["nccl"],
     )
 
 
@@ -194,17 +209,34 @@ def _plain(code: ArchCode) -> bool:
     return not code.arch[-1].isalpha()
 
 
-def _has_part(system: System, lib: str, names: set[str], part: str) -> bool | None:
-    """Whether a part was compiled in; None without the libraries that would tell."""
-    library, needles = MARKERS[part]
-    if library not in names:
-        return False if "libtorch_cpu.so" in names else None
+def _parts(system: System, lib: str, names: set[str], look: Look) -> dict[str, bool | None]:
+    """Which parts were compiled in; None without the libraries that would tell."""
+    found: dict[str, bool | None] = {}
+    for library in ("libtorch_cpu.so", "libtorch_cuda.so"):
+        own = {part: signs for part, signs in PARTS.items() if signs[0][0] == library}
+        if library not in names:
+            # a CPU build has no NCCL; without even the CPU library nothing is known
+            found |= dict.fromkeys(own, False if "libtorch_cpu.so" in names else None)
+            continue
+        told = look(library, _search, system, f"{lib}/{library}", own)
+        found |= told if told is not None else dict.fromkeys(own)
+        if told is None:
+            look.reasons |= dict.fromkeys(own, look.reasons.pop(library))
+    return found
+
+
+def _search(
+    system: System, path: str, parts: Mapping[str, tuple[tuple[str, bytes, str], ...]]
+) -> dict[str, bool]:
     try:
-        with system.mapped(f"{lib}/{library}") as view:
+        with system.mapped(path) as view:
             elf = Elf(view)
-            return any(elf.find(needle) for needle in needles)
+            return {
+                part: any(elf.find(needle, section) for _, needle, section in signs)
+                for part, signs in parts.items()
+            }
     except ElfError as error:
-        raise Unknown(f"{lib}/{library}: {error}") from error
+        raise Unknown(f"{path}: {error}") from error
 
 
 def _machine(
@@ -269,7 +301,7 @@ def _outside(closure: Closure, folder: str) -> set[str]:
     }
 
 
-def _foreign(closure: Closure, nvidia: BundledNvidia) -> list[str]:
+def _foreign(system: System, closure: Closure, nvidia: BundledNvidia) -> list[str]:
     """NVIDIA libraries that LD_LIBRARY_PATH takes although the environment has its own."""
     return sorted(
         str(item.path)
@@ -278,7 +310,7 @@ def _foreign(closure: Closure, nvidia: BundledNvidia) -> list[str]:
         and item.path
         and item.soname.startswith(NVIDIA_PREFIXES)
         and item.soname in nvidia.libraries
-        and item.path != nvidia.libraries[item.soname]
+        and system.real(item.path) != system.real(nvidia.libraries[item.soname])
     )
 
 

@@ -126,5 +126,7 @@ def elf_around(sections: Sequence[tuple[str, bytes]]) -> bytes:
         at += len(content)
         name_at += len(name) + 1
     head = b"\x7fELF\x02\x01\x01" + bytes(9)
-    head += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, at, 0, 64, 56, 0, 64, len(rows), len(rows) - 1)
+    head += struct.pack(
+        "<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, at, 0, 64, 56, 0, 64, len(rows), len(rows) - 1
+    )
     return head + body + b"".join(rows)

@@ -31,7 +31,7 @@ def system_libraries() -> list[Path]:
     for name in ("libc.so.6", "libstdc++.so.6", "libm.so.6"):
         paths = (Path(folder, name) for folder in LIBRARY_FOLDERS)
         found += [path for path in paths if path.is_file()][:1]
-    dynload = Path(sysconfig.get_paths()["platstdlib"], "lib-dynload")
+    dynload = Path(sysconfig.get_paths()["stdlib"], "lib-dynload")
     return found + sorted(dynload.glob("_ssl*.so"))[:1] + sorted(dynload.glob("_json*.so"))[:1]
 
 

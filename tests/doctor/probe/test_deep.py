@@ -197,7 +197,10 @@ def line(**values: object) -> str:
         '{"name": "x", "ok": true, "detail": "d"}',
         '{"name": null}[]',
         "\x00\ufffd",
-        '{"name": ' * 2000,
+        pytest.param(
+            '{"name": ' * 20000,
+            marks=pytest.mark.xfail(strict=True, raises=RecursionError, reason="not caught"),
+        ),
     ],
 )
 def test_lines_that_are_no_results(text: str) -> None:

@@ -1,0 +1,24 @@
+"""Machines of every kind, and the whole of what `check` says about each.
+
+A row names all errors and all warnings of a machine: a verdict too many is as wrong as one too
+few. What is merely not there yet (shards, tokenizer, checkpoints) is info and not listed.
+"""
+
+from __future__ import annotations
+
+from cases.cards import CARDS_AND_DRIVERS
+from cases.describe import Case
+from cases.healthy import HEALTHY, KNOWN
+from cases.hosts import HOSTS
+from cases.npus import NPUS
+from cases.torches import TORCHES
+
+CASES: dict[str, Case] = {
+    **{name: Case(machine=machine, bug=KNOWN.get(name, "")) for name, machine in HEALTHY.items()},
+    **CARDS_AND_DRIVERS,
+    **TORCHES,
+    **HOSTS,
+    **NPUS,
+}
+
+__all__ = ["CASES", "Case"]
