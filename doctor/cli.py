@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sys
@@ -140,7 +142,7 @@ def facts(obj: dict[str, Any], network: bool, python: str | None) -> int:
     from doctor.redact import redact
 
     areas = {*DEFAULT_AREAS, *(["network"] if network else [])}
-    system = System(obj["root"])
+    system = _system(obj)
     found = survey(system, Tables(), areas=areas, python=python, debug=obj["debug"])
     _print_json(redact(to_json(found), system))
     return 0
@@ -158,7 +160,7 @@ def selftest(arguments: tuple[str, ...]) -> int:
 def _look(
     obj: dict[str, Any], tables: Tables, areas: set[str], python: str | None, deep: bool
 ) -> Facts:
-    system = System(obj["root"])
+    system = _system(obj)
     found = survey(system, tables, areas=areas, python=python, debug=obj["debug"])
     if not deep:
         return found
@@ -170,14 +172,42 @@ def _look(
         return replace(found, unknown={**found.unknown, "deep": str(error)})
 
 
+def _system(obj: dict[str, Any]) -> System:
+    """The machine to look at; what it runs is ended when this process is, however that comes."""
+    system = System(obj["root"])
+    _systems.append(system)
+    return system
+
+
+_systems: list[System] = []
+
+
 def _print_json(data: Any) -> None:
-    click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    # file names that are no UTF-8 reach us as lone surrogates, which no reader takes
+    click.echo(text.encode("utf-8", "replace").decode())
+
+
+def _prepare_streams() -> None:
+    """Let a closed stream swallow, and one that knows no `✓` replace, what is printed to it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(text, err=True)
 
 
 def main() -> None:
     """Entry point: one sentence for what went wrong, a traceback only with --debug."""
     debug = "--debug" in sys.argv
     status = 1
+    _prepare_streams()
     try:
         result = cli.main(prog_name="nanochat-doctor", standalone_mode=False)
         status = result if isinstance(result, int) else 0
@@ -187,33 +217,36 @@ def main() -> None:
     except click.exceptions.Exit as error:
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        _complain("Interrupted.")
         status = 130
     except DoctorError as error:
         if debug:
             raise
-        click.echo(f"nanochat-doctor: {error}", err=True)
+        _complain(f"nanochat-doctor: {error}")
         status = error.exit_code
     except BrokenPipeError:
         status = 1
+    except OSError as error:
+        if debug:
+            raise
+        _complain(f"nanochat-doctor could not go on: {error.strerror or error}.")
     except Exception as error:
         if debug:
             raise
-        click.echo(
+        _complain(
             f"nanochat-doctor failed unexpectedly ({type(error).__name__}: {error}); run it again "
-            "with --debug and report what it prints.",
-            err=True,
+            "with --debug and report what it prints."
         )
     _leave(status)
 
 
 def _leave(status: int) -> None:
     """End at once: a probe that hangs in a dead file system must not hold the process."""
+    for system in _systems:
+        system.close()
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             stream.flush()
-        except (BrokenPipeError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     os._exit(status)
 
 

@@ -109,7 +109,7 @@ def driver_floor(cuda: str, devices: Sequence[str], tables: Tables) -> str | Non
 def driver_runs(driver: str, cuda: str, devices: Sequence[str], tables: Tables) -> bool:
     """Whether a driver runs a CUDA version on some devices; true where no row says otherwise."""
     floor = driver_floor(cuda, devices, tables)
-    return floor is None or at_least(driver, floor)
+    return floor is None or not parts(driver) or at_least(driver, floor)
 
 
 # --- wheels ----------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def wheels(
 ) -> Iterator[Wheel]:
     """All wheels that install on a machine with that Python, processor and C library."""
     releases = {row["torch"]: row for row in tables.rows("torch", "release")}
-    arch = {"arm64": "aarch64", "amd64": "x86_64"}.get(cpu_arch or "", cpu_arch)
+    arch = {"arm64": "arm64-macos", "amd64": "x86_64"}.get(cpu_arch or "", cpu_arch)
     for row in tables.rows("torch", "wheel"):
         release = releases.get(minor(row["torch"]))
         if release is None or (arch and row["cpu_arch"] != arch):
@@ -179,7 +179,7 @@ def wheels(
 
 def pythons(release: Row, cpu_arch: str) -> tuple[str, ...]:
     """Pythons, free-threaded ones among them, for which a release has wheels."""
-    known = release.get(f"pythons_{cpu_arch}") or release["pythons"]
+    known = release.get(f"pythons_{cpu_arch.removeprefix('arm64-')}") or release["pythons"]
     return (*known, *release.get("freethreaded", ()))
 
 

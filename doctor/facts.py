@@ -214,6 +214,8 @@ class Gpu(Fact):
     ecc_mode: str | None = None
     ecc_uncorrected: int | None = None
     """Uncorrected volatile ECC errors."""
+    fabric_state: str | None = None
+    """Its state in the NVSwitch fabric: `Completed`, `In Progress`, `Not Started`."""
     faults: tuple[str, ...] = ()
     """Faults that last: pending row remaps, remap failures, retired pages pending, recovery asked."""
     processes: tuple[GpuProcess, ...] = ()

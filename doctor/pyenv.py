@@ -105,7 +105,16 @@ class PythonEnvironment:
                 return found
             namespace = namespace or found
         # setuptools' hook stands behind the path, so that even a namespace folder comes first
-        return namespace or self._editable(name)
+        return namespace or self._editable(name) or self._foreign(name, first)
+
+    def _foreign(self, name: str, first: Sequence[str]) -> Module | None:
+        """An extension made for another interpreter: no import takes it, and that is worth telling."""
+        for entry in (*first, *self.import_path):
+            for file in self._names(entry):
+                match = EXTENSION.match(file) if file.startswith(name) else None
+                if match and match["module"] == name:
+                    return Module(f"{entry}/{file}", entry, "extension")
+        return None
 
     def _editable(self, name: str) -> Module | None:
         if name not in self.editable:

@@ -24,8 +24,13 @@ PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\beyJ[\w-]{10,}\.[\w-]+\.[\w-]+"), "…"),
     (re.compile(rf"(?i)\b({SECRET_NAMES})(\s*[=:]\s*)\S+"), r"\1\2…"),
     (re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b", re.IGNORECASE), "…"),
-    (re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])"), "…"),
+    (re.compile(r"(?<![\w:.])(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}(?![\w:.])", re.IGNORECASE), "…"),
+    (re.compile(r"(?<![\w:.])(?:[0-9a-f]{1,4}:){1,6}(?::[0-9a-f]{1,4}){1,6}(?![\w:.])", re.IGNORECASE), "…"),
 )  # fmt: skip
+
+ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
+VERSION_KEYS = re.compile(r"version|kernel|packages|driver|cuda|libc|firmware")
+"""Keys below which four numbers with points between them are a version, not an address."""
 
 DROPPED_KEYS = frozenset({"uuid"})
 HOMES = re.compile(r"/(home|Users)/[^/\s:'\"]+")
@@ -41,7 +46,7 @@ def _replacements(system: System) -> list[tuple[re.Pattern[str], str]]:
     rules: list[tuple[re.Pattern[str], str]] = []
     home = system.home()
     if home and home != "/" and home.count("/") >= 2:
-        rules.append((re.compile(re.escape(home.rstrip("/")) + r"(?=/|$)"), "~"))
+        rules.append((re.compile(re.escape(home.rstrip("/")) + r"(?![\w.-])"), "~"))
     names = {system.env.get("USER", ""), system.env.get("LOGNAME", "")}
     names |= {system.env.get("HOSTNAME", "")}
     if system.live:
@@ -60,15 +65,18 @@ def _replacements(system: System) -> list[tuple[re.Pattern[str], str]]:
     return rules
 
 
-def _walk(value: Any, rules: list[tuple[re.Pattern[str], str]]) -> Any:
+def _walk(value: Any, rules: list[tuple[re.Pattern[str], str]], versions: bool = False) -> Any:
     if isinstance(value, str):
         for pattern, replacement in rules:
             value = pattern.sub(replacement, value)
-        return value
+        return value if versions else ADDRESS.sub("…", value)
     if isinstance(value, Mapping):
         return {
-            key: None if key in DROPPED_KEYS else _walk(item, rules) for key, item in value.items()
+            key: None
+            if key in DROPPED_KEYS
+            else _walk(item, rules, versions or bool(VERSION_KEYS.search(key)))
+            for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_walk(item, rules) for item in value]
+        return [_walk(item, rules, versions) for item in value]
     return value

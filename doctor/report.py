@@ -14,12 +14,14 @@ from doctor.facts import AREAS, Facts
 from doctor.findings import ERROR, INFO, WARNING, Finding
 
 MARKS = {ERROR: "✗", WARNING: "!", INFO: "·", "fine": "✓", "unknown": "?", "absent": "-"}
+PLAIN = str.maketrans({"✗": "x", "✓": "+", "·": ".", "→": "->", "×": "x", "…": "..."})
+"""For terminals whose encoding has no such signs."""
 COLOURS = {ERROR: "red", WARNING: "yellow", "fine": "green", INFO: "cyan", "unknown": "magenta"}
 
 AREA_OF_CODE = {
     "host": "host", "cuda": "nvidia", "npu": "ascend", "torch": "torch", "rust": "rust",
     "rustbpe": "rust", "data": "storage", "tokenizer": "storage", "train": "storage",
-    "hub": "storage", "dist": "torch", "doctor": "host",
+    "hub": "storage", "dist": "torch", "doctor": "python",
 }  # fmt: skip
 """First part of a problem code -> the area under which it is shown."""
 
@@ -43,10 +45,11 @@ def print_report(
     Colours only where `out` is a terminal and NO_COLOR is not set; it reads well without.
     """
     colour = out.isatty() and not os.environ.get("NO_COLOR")
+    plain = not _knows("".join(MARKS.values()), out)
     width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
 
     def line(text: str = "") -> None:
-        click.echo(text, file=out, color=colour)
+        click.echo(text.translate(PLAIN) if plain else text, file=out, color=colour)
 
     for area in areas:
         state, text = _area(facts, findings, area)
@@ -67,6 +70,14 @@ def print_report(
         line(f"{_mark(INFO)} not there yet: {', '.join(f.code for f in notes)}")
     line()
     line(next_step(facts, findings))
+
+
+def _knows(signs: str, out: IO[str]) -> bool:
+    try:
+        signs.encode(getattr(out, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def _mark(state: str) -> str:
@@ -107,6 +118,8 @@ def next_step(facts: Facts, findings: Sequence[Finding]) -> str:
             return f"Next{many}: {finding.remedy.commands[0]}"
         if errors:
             return f"Next{many}: {finding.remedy.text}"
+    if facts.unknown:
+        return "Nothing found that stops training here, as far as could be looked."
     if facts.torch is None or facts.torch.installed is None or facts.root:
         return "Nothing found that stops training here."
     if facts.deep is None:
@@ -127,6 +140,8 @@ def _area(facts: Facts, findings: Sequence[Finding], area: str) -> tuple[str, st
         return ("unknown" if state == "fine" else state), facts.unknown[area]
     if getattr(facts, area) is None:
         return "absent", "not looked at"
+    if area == "torch" and facts.torch is not None and "installed" in facts.torch.unknown:
+        return "unknown", facts.torch.unknown["installed"]
     text = ", ".join(part for part in SUMMARIES[area](facts) if part)
     if not text:
         return ("absent" if state == "fine" else state), "none"

@@ -20,7 +20,7 @@ def at_least(version: str, floor: str) -> bool:
     """
     have, need = parts(version), parts(floor)
     padded = have + (INFINITE,) * (len(need) - len(have))
-    return padded >= need
+    return bool(have) and padded >= need
 
 
 def older(version: str, other: str) -> bool:
@@ -40,10 +40,18 @@ def release(version: str) -> str:
     return ".".join(str(n) for n in parts(version))
 
 
-def cann_key(version: str) -> tuple[int, int, int, int]:
-    """Sort key of CANN releases: 8.2.RC1 before 8.2.0 before 8.3.RC1; betas before their release."""
-    numbers = [int(n) for n in re.findall(r"\d+", version)]
-    rc = re.search(r"(?:RC|beta\.?)(\d+)", version, re.IGNORECASE)
-    major, minor_ = [*numbers, 0, 0][:2]
-    patch = numbers[2] if len(numbers) > 2 and not re.match(r"\d+\.\d+\.RC", version) else 0
-    return major, minor_, patch, int(rc.group(1)) if rc else INFINITE
+CANN_STAGES = ("alpha", "beta", "rc")
+
+
+def cann_key(version: str) -> tuple[int, int, int, int, int]:
+    """Sort key of CANN releases: 8.2.RC1.alpha001, 8.2.RC1, 8.2.0, 8.3.RC1."""
+    numbers = parts(version)
+    marks = {
+        m[0].lower(): int(m[1])
+        for m in re.findall(r"(alpha|beta|rc)\.?(\d+)", version, re.IGNORECASE)
+    }
+    release_candidate = marks.get("rc", INFINITE)
+    early = [stage for stage in CANN_STAGES[:2] if stage in marks]
+    before = -INFINITE + CANN_STAGES.index(early[0]) * 1000 + marks[early[0]] if early else 0
+    major, minor_, patch = (*numbers, 0, 0, 0)[:3]
+    return major, minor_, patch, release_candidate, before

@@ -158,8 +158,12 @@ class Context:
                     return row
         return None
 
-    def system_install(self, need: str) -> list[str]:
-        """Commands that install a system package; none where the distribution is not known."""
+    def system_install(self, need: str, cuda: str = "") -> list[str]:
+        """Commands that install a system package; none where the distribution is not known.
+
+        Args:
+            cuda: version of the toolkit, for packages that are named after it.
+        """
         manager = self._row("manager")
         needs = self.tables.rows("packages", "need")
         row = next((r for r in needs if r["name"] == need), None)
@@ -172,7 +176,14 @@ class Context:
             return []
         python = (self.python_minor or "3").removesuffix("t")
         text = " ".join(str(package) for package in packages)
-        text = text.replace("{python}", python).replace("{python_nodot}", python.replace(".", ""))
+        placeholders = {
+            "{python}": python,
+            "{python_nodot}": python.replace(".", ""),
+            "{cuda}": cuda,
+            "{cuda_dashed}": cuda.replace(".", "-"),
+        }
+        for placeholder, value in placeholders.items():
+            text = text.replace(placeholder, value)
         return [str(manager["install"]).replace("{packages}", text)]
 
     def driver_install(self) -> list[str]:

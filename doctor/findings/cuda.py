@@ -10,6 +10,8 @@ from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.versions import at_least, older, parts
 
+SMI_ABSENT = "nvidia-smi is not installed"
+SMI_NO_NVML = "failed to initialize nvml"
 SMI_MISMATCH = "version mismatch"
 SMI_LOST = ("lost", "fallen off the bus", "unable to determine the device handle")
 SMI_NO_DEVICES = ("no devices were found",)
@@ -66,10 +68,10 @@ def driver(c: Context) -> Iterator[Finding]:
         yield _driver_missing(c, nvidia, evidence)
     elif any(mark in said for mark in SMI_NO_DEVICES):
         yield from _nothing_listed(c, nvidia, evidence)
-    elif nvidia.smi_error:
+    elif nvidia.smi_error and nvidia.smi_error != SMI_ABSENT:
         yield c.finding(
             "cuda.init-failed",
-            WARNING,
+            ERROR if SMI_NO_NVML in said else WARNING,
             f"Driver {c.driver} is loaded, but gives no usable answer: {nvidia.smi_error}.",
             evidence,
             "Run nvidia-smi by hand, and look at the kernel's log.",
@@ -108,13 +110,17 @@ def _driver_missing(c: Context, nvidia: Nvidia, evidence: list[str]) -> Finding:
         state = f"the {nvidia.conflicting_module} module holds it, which has no CUDA"
     else:
         state = "no NVIDIA driver is installed"
+    unloaded = nvidia.kernel_driver is None and nvidia.driver_library is not None
     return c.finding(
         "cuda.driver-missing",
         ERROR,
         f"{_names(c)} is on the PCI bus, and {state}.",
         evidence,
-        f"Install an NVIDIA driver{_wanted_branch(c)} and restart.",
-        c.driver_install(),
+        "Load the module; if it does not load, build it for this kernel (dkms autoinstall, with the "
+        "kernel's headers) or sign it for Secure Boot."
+        if unloaded
+        else f"Install an NVIDIA driver{_wanted_branch(c)} and restart.",
+        ["sudo modprobe nvidia"] if unloaded else c.driver_install(),
     )
 
 
@@ -239,9 +245,9 @@ def visibility(c: Context) -> Iterator[Finding]:
         yield c.finding(
             "cuda.invalid-device",
             ERROR,
-            f"CUDA_VISIBLE_DEVICES={mask} names {named}, and the GPUs here are "
-            f"0 to {len(nvidia.gpus) - 1}; CUDA ignores that entry and all after it.",
-            [f"CUDA_VISIBLE_DEVICES={mask}", f"{len(nvidia.gpus)} GPUs"],
+            f"CUDA_VISIBLE_DEVICES={mask} names {named}, and {_range(len(nvidia.gpus))}; CUDA ignores "
+            "that entry and all after it (all, where a device is named twice).",
+            [f"CUDA_VISIBLE_DEVICES={mask}", _range(len(nvidia.gpus))],
             "Name only devices that exist.",
             ["unset CUDA_VISIBLE_DEVICES"],
         )
@@ -270,6 +276,10 @@ def visibility(c: Context) -> Iterator[Finding]:
         )
 
 
+def _range(count: int) -> str:
+    return "there is one GPU here, 0" if count == 1 else f"the GPUs here are 0 to {count - 1}"
+
+
 def driver_age(c: Context) -> Iterator[Finding]:
     """A driver that does not run the CUDA of the installed torch, or of any fitting wheel."""
     driver_version, torch = c.driver, c.torch
@@ -291,9 +301,9 @@ def driver_age(c: Context) -> Iterator[Finding]:
             f"{floor} or newer on {_cards(c.gpus)}; this machine has {driver_version}.",
             [*evidence, f"{torch.path}/version.py: cuda {torch.cuda}", "build/cuda.toml"],
             f"Update the driver to {floor} or newer{instead}.",
-            [*c.driver_install(), *([c.torch_install(wheel, again=True)] if wheel else [])],
+            [c.torch_install(wheel, again=True)] if wheel else c.driver_install(),
         )
-    elif torch is None and c.capabilities and not c.wheels:
+    elif (torch is None or torch.flavour != "cuda") and c.capabilities and not c.wheels:
         yield from _no_wheel_for_driver(c, driver_version, evidence)
 
 
@@ -377,7 +387,7 @@ def toolkit_knows_gpu(c: Context) -> Iterator[Finding]:
             f"know {cc} of this GPU; building for it needs {wanted}.",
             [f"{nvidia.nvcc} --list-gpu-arch: {', '.join(chosen.archs)}"],
             f"Install {wanted} and point CUDA_HOME to it. Wheels need no toolkit.",
-            c.system_install("cuda-toolkit"),
+            c.system_install("cuda-toolkit", cuda=str(row["min_cuda"])) if row else [],
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from doctor import compat
+from doctor.facts import AREAS
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.versions import older, parts
@@ -206,24 +207,52 @@ def glibc(c: Context) -> Iterator[Finding]:
             [f"{host.distro_name or 'the system'}: musl"],
             "Use a distribution with glibc, or a container of one.",
         )
-    if c.torch is None and host.libc == "glibc" and host.libc_version and not c.wheels:
-        unbound = compat.fitting_wheels(
-            c.tables,
-            python=c.python_minor,
-            cpu_arch=host.arch,
-            glibc=None,
-            devices=[] if c.has_npu else c.capabilities,
-            driver=None if c.has_npu else c.driver,
-        )
-        if unbound:
-            floor = str(unbound[-1].version)
+    if c.torch is None and host.libc == "glibc" and host.libc_version:
+        yield from _held_back_by_glibc(c, host.libc_version)
+
+
+def _held_back_by_glibc(c: Context, libc_version: str) -> Iterator[Finding]:
+    """An old C library leaves older wheels, or none."""
+    host = c.facts.host
+    unbound = compat.fitting_wheels(
+        c.tables,
+        python=c.python_minor,
+        cpu_arch=host.arch if host else None,
+        glibc=None,
+        devices=[] if c.has_npu else c.capabilities,
+        driver=None if c.has_npu else c.driver,
+    )
+    if not unbound or (c.wheels and c.wheels[0].version == unbound[0].version):
+        return
+    left = f"torch {c.wheels[0].version} is the newest that does" if c.wheels else "no wheel does"
+    yield c.finding(
+        "host.glibc-too-old",
+        WARNING if c.wheels else ERROR,
+        f"glibc {libc_version} is older than what torch {unbound[0].version} was linked against; "
+        f"{left} with it.",
+        [f"glibc {libc_version}", "build/torch.toml: min_glibc"],
+        "Use a newer distribution or a container.",
+    )
+
+
+def not_examined(c: Context) -> Iterator[Finding]:
+    """Unknown is not fine: what could not be looked at is said."""
+    for area, reason in c.facts.unknown.items():
+        if area == "python":
             yield c.finding(
-                "host.glibc-too-old",
+                "doctor.not-examined",
                 ERROR,
-                f"glibc {host.libc_version} is older than what every torch wheel for this machine "
-                f"(from {floor} on) was linked against.",
-                [f"glibc {host.libc_version}"],
-                "Use a newer distribution or a container.",
+                f"No Python could be examined: {reason}.",
+                [reason],
+                "Name an interpreter with --python.",
+            )
+        elif area in AREAS:
+            yield c.finding(
+                "doctor.not-examined",
+                WARNING,
+                f"Area {area} could not be looked at: {reason}.",
+                [reason],
+                "Run it again; with --debug it shows more.",
             )
 
 
@@ -334,8 +363,8 @@ def wsl(c: Context) -> Iterator[Finding]:
             WARNING,
             f"This is WSL 1 (kernel {host.kernel}), which passes no GPU through.",
             [f"uname -r: {host.kernel}"],
-            "Convert the distribution to WSL 2, in PowerShell.",
-            [f"wsl --set-version {host.distro_name or 'Ubuntu'} 2"],
+            "In PowerShell: `wsl --list --verbose` names the distribution, and "
+            "`wsl --set-version NAME 2` converts it.",
         )
     elif "/dev/dxg" in nvidia.device_nodes and nvidia.driver_library is None:
         yield c.finding(
@@ -389,6 +418,7 @@ def network(c: Context) -> Iterator[Finding]:
 
 
 RULES = (
+    not_examined,
     python_version,
     python_32bit,
     python_headers,

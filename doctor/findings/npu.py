@@ -49,17 +49,24 @@ def driver(c: Context) -> Iterator[Finding]:
             evidence,
             f"Install the driver and then the firmware of this NPU{mounted}; they are at {PORTAL}.",
         )
+    elif not ascend.device_nodes and not container:
+        yield c.finding(
+            "npu.driver-missing",
+            ERROR,
+            f"{what} on the machine, and driver {ascend.driver_version} is installed but not loaded: "
+            "there are no /dev/davinci* nodes.",
+            evidence,
+            "Load the driver's modules or restart; after a kernel update install the driver again.",
+        )
     elif not ascend.device_nodes:
         yield c.finding(
             "npu.no-devices-visible",
             ERROR,
             f"{what} on the machine and driver {ascend.driver_version} found, but no /dev/davinci* "
-            f"{'was given to this container' if container else 'nodes exist'}.",
+            "was given to this container.",
             evidence,
             "Start the container with --device /dev/davinci0 (and the others), "
-            "/dev/davinci_manager, /dev/devmm_svm and /dev/hisi_hdc."
-            if container
-            else "Load the driver's modules, or restart.",
+            "/dev/davinci_manager, /dev/devmm_svm and /dev/hisi_hdc.",
         )
     elif ascend.smi_error and ("-8005" in ascend.smi_error or "-8020" in ascend.smi_error):
         yield c.finding(
@@ -159,7 +166,7 @@ def memory_held(c: Context) -> Iterator[Finding]:
     """NPUs whose memory other processes hold."""
     ascend = c.facts.ascend
     for npu in ascend.npus if ascend else ():
-        if not npu.hbm_total or npu.hbm_used is None or not npu.processes:
+        if not npu.hbm_total or npu.hbm_used is None:
             continue
         if npu.hbm_used < npu.hbm_total * MEMORY_HELD:
             continue
@@ -168,7 +175,7 @@ def memory_held(c: Context) -> Iterator[Finding]:
             "npu.oom",
             WARNING,
             f"{npu.hbm_used} of {npu.hbm_total} MB on NPU {npu.npu_id} are taken by "
-            f"{joined(holders[:3])}.",
+            f"{joined(holders[:3]) or 'processes not shown here'}.",
             [f"npu-smi info: NPU {npu.npu_id}, {npu.hbm_used}/{npu.hbm_total} MB"],
             "End those processes if they are leftovers of a run.",
             ["npu-smi info"],
@@ -230,20 +237,25 @@ def driver_cann(c: Context) -> Iterator[Finding]:
         return
     active = _active(ascend)
     inner = GENERATION.match(ascend.driver_inner_version or "")
-    if active and active.accepts_drivers and inner and inner.group(0) not in active.accepts_drivers:
+    own = GENERATION.match((active.inner_version if active else None) or "")
+    # the list leaves out the CANN's own generation, and cannot name those that came after it
+    fitting = {*active.accepts_drivers, own.group(0) if own else ""} if active else set()
+    if active and active.accepts_drivers and inner and inner.group(0) not in fitting:
         accepted = sorted(active.accepts_drivers)
-        newer = inner.group(0) > accepted[-1]
+        newer = inner.group(0) > max(fitting)
         yield c.finding(
             "npu.driver-cann-mismatch",
-            ERROR,
+            WARNING if newer else ERROR,
             f"Driver {ascend.driver_version} is of generation {inner.group(0)}, and CANN "
-            f"{active.version} accepts {accepted[0]} to {accepted[-1]}.",
+            f"{active.version} names {joined(accepted)}"
+            + (": it is newer than all of them." if newer else "."),
             [
                 f"driver/version.info: Innerversion={ascend.driver_inner_version}",
                 f"{active.path}: compatible_version={','.join(active.accepts_drivers)}",
             ],
-            f"{'Install a newer CANN' if newer else 'Update driver and firmware'} (from {PORTAL}), "
-            f"or {'an older driver' if newer else 'an older CANN'}; one of the two is enough.",
+            "Newer drivers mostly serve an older CANN; if it does not start, install a newer CANN."
+            if newer
+            else f"Update driver and firmware, or install an older CANN; both are at {PORTAL}.",
         )
     accepted_drivers = ascend.firmware_accepts_drivers
     version = ascend.driver_version
@@ -387,7 +399,7 @@ def libraries(c: Context) -> Iterator[Finding]:
     hal = [name for name in missing if name.startswith("libascend_hal")]
     of_cann = [name for name in missing if CANN_LIBRARIES.match(name)]
     others = [name for name in missing if name not in hal and name not in of_cann]
-    if of_cann and not ascend.toolkits:
+    if of_cann and not ascend.toolkits and not c.has_npu:  # with an NPU `cann` says so
         yield c.finding(
             "npu.cann-missing",
             ERROR,

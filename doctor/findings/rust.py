@@ -23,6 +23,15 @@ def toolchain(c: Context) -> Iterator[Finding]:
             "Put it on the PATH of this shell.",
             [f'. "{rust.off_path.rsplit("/", 1)[0]}/env"'],
         )
+    elif any("no default is configured" in reason for reason in rust.unknown.values()):
+        yield c.finding(
+            "rust.missing",
+            WARNING,
+            "rustup is installed without a toolchain, so rustc and cargo do nothing.",
+            [f"{name}: {reason}" for name, reason in rust.unknown.items()],
+            "Let rustup fetch the stable toolchain.",
+            ["rustup default stable"],
+        )
     elif not ({"rustc", "cargo"} & set(rust.unknown)) and not (rust.rustc and rust.cargo):
         lacking = "cargo" if rust.rustc else "rustc" if rust.cargo else "cargo and rustc"
         yield c.finding(

@@ -55,7 +55,7 @@ def not_yet(c: Context) -> Iterator[Finding]:
     if storage is None or storage.base_dir is None:
         return
     for there, code, what, how in (
-        (storage.shards, "data.shards-missing", "no data shards", "the first step of training"),
+        (storage.shards, "data.shards-missing", "no data shard", "the first step of training"),
         (storage.tokenizer, "tokenizer.missing", "no trained tokenizer", "tokenizer training"),
         (storage.checkpoints, "train.checkpoint-missing", "no checkpoint", "training"),
     ):

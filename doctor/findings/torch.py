@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 from doctor import compat
 from doctor.compat import Runs
-from doctor.facts import TorchBuild
+from doctor.facts import MissingLibrary, TorchBuild
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.tables import Row
 from doctor.versions import minor, older, parts, release
 
 CUDA_LIBRARY = re.compile(r"^lib(cu|nv|nccl)")
+OWN_LIBRARY = re.compile(r"^lib(torch|c10|shm\.|caffe2)")
 TRITON_FLOOR = "7.0"
 """Triton's documentation, "Compatibility": NVIDIA GPUs of compute capability 7.0 and newer (8.0 from
 Triton 3.3 on for some features)."""
@@ -30,7 +31,8 @@ def missing(c: Context) -> Iterator[Finding]:
     if torch.import_blocker is not None:
         return
     where = python.executable if python else "the examined Python"
-    trees = [tree for tree in torch.local_trees if tree.built]
+    wanted = f"cp{str(c.python_minor).replace('.', '')}"
+    trees = [t for t in torch.local_trees if t.built and wanted in (t.python_tags or (wanted,))]
     text = _how_to_get(c)
     if trees:
         text = (
@@ -92,6 +94,8 @@ def active_cann(c: Context) -> str | None:
 def _how_to_get(c: Context) -> str:
     if c.has_npu:
         return "Install the torch and torch_npu that go with this CANN."
+    if not c.wheels and not c.capabilities:
+        return "No wheel in the tables is made for this Python, processor and C library."
     if not c.wheels:
         cards = f"compute capability {joined(c.capabilities)}"
         if len(c.capabilities) > 1:
@@ -195,47 +199,55 @@ def import_fails(c: Context) -> Iterator[Finding]:
 
 
 def libraries(c: Context) -> Iterator[Finding]:
-    """Libraries that the loader would not find."""
-    build, torch = c.torch, c.facts.torch
-    if build is None or torch is None:
-        return
-    for code, chosen, cure in (
-        (
-            "cuda.library-missing",
-            [m for m in build.missing_libraries if CUDA_LIBRARY.match(m.name)],
-            "Install torch again with its NVIDIA packages, or put the library's folder on the "
-            "loader's path.",
-        ),
-        (
-            "host.library-missing",
-            [m for m in build.missing_libraries if not CUDA_LIBRARY.match(m.name)],
-            "Install the package that brings it, or torch again if it is one of torch's own.",
-        ),
-    ):
-        if not chosen:
-            continue
-        names = joined([m.name for m in chosen])
-        commands = []
-        if code == "cuda.library-missing" and build.version and torch.installed_by == "wheel":
-            wheel = next((w for w in c.wheels if w.version == release(build.version or "")), None)
-            index = (
-                f"https://download.pytorch.org/whl/{build.local_tag}" if build.local_tag else None
-            )
-            index = wheel.index if wheel and wheel.variant == build.local_tag else index
-            commands = [
-                c.pip_install("--force-reinstall", f"torch=={release(build.version)}", index=index)
-            ]
-        elif any(m.name.startswith("libgomp") for m in chosen):
-            commands = c.system_install("openmp")
+    """Libraries that the loader would not find, by where they should come from."""
+    build = c.torch
+    for code, missing, cure, commands in _missing_by_source(c) if build else ():
+        names = joined([m.name for m in missing])
         yield c.finding(
             code,
             ERROR,
-            f"torch {build.version} needs {names}, and the loader finds "
-            f"{'it' if len(chosen) == 1 else 'them'} nowhere: `import torch` fails.",
-            [f"{m.needed_by}: needs {m.name}, not found" for m in chosen],
+            f"torch {build.version if build else ''} needs {names}, and the loader finds "
+            f"{'it' if len(missing) == 1 else 'them'} nowhere: `import torch` fails.",
+            [f"{m.needed_by}: needs {m.name}, not found" for m in missing],
             cure,
             commands,
         )
+
+
+def _missing_by_source(
+    c: Context,
+) -> Iterator[tuple[str, list[MissingLibrary], str, list[str]]]:
+    """Code, libraries, cure and commands for those of CUDA, of torch itself, of the system."""
+    build, torch = c.torch, c.facts.torch
+    assert build is not None and torch is not None
+    of_cuda = [m for m in build.missing_libraries if CUDA_LIBRARY.match(m.name)]
+    own = [m for m in build.missing_libraries if OWN_LIBRARY.match(m.name)]
+    others = [m for m in build.missing_libraries if m not in of_cuda and m not in own]
+    again = []
+    if build.version and torch.installed_by == "wheel":
+        index = f"https://download.pytorch.org/whl/{build.local_tag}" if build.local_tag else None
+        again = [
+            c.pip_install("--force-reinstall", f"torch=={release(build.version)}", index=index)
+        ]
+    openmp = [m for m in others if m.name.startswith("libgomp")]
+    for row in (
+        (
+            "cuda.library-missing",
+            of_cuda,
+            "Install torch again with its NVIDIA packages, or put the library's folder on the "
+            "loader's path.",
+            again,
+        ),
+        ("torch.import-fails", own, "Install torch again: a part of it is gone.", again),
+        (
+            "host.library-missing",
+            others,
+            "Install the system package that brings it.",
+            c.system_install("openmp") if openmp else [],
+        ),
+    ):
+        if row[1]:
+            yield row
 
 
 def foreign_libraries(c: Context) -> Iterator[Finding]:
@@ -267,7 +279,7 @@ def foreign_libraries(c: Context) -> Iterator[Finding]:
 def _is_older(c: Context, path: str) -> bool:
     """Whether a library lies in a toolkit that is older than torch's CUDA."""
     nvidia, build = c.facts.nvidia, c.torch
-    if nvidia is None or build is None or not build.cuda or "nvJitLink" not in path:
+    if nvidia is None or build is None or not build.cuda:
         return False
     for toolkit in nvidia.toolkits:
         if toolkit.version and path.startswith(f"{toolkit.path}/"):
@@ -279,7 +291,9 @@ def _is_older(c: Context, path: str) -> bool:
 def flavour(c: Context) -> Iterator[Finding]:
     """A build without CUDA on a machine with an NVIDIA GPU."""
     build = c.torch
-    if build is None or build.flavour in (None, "cuda") or c.has_npu or not c.has_nvidia:
+    if build is None or not build.built or build.flavour in (None, "cuda"):
+        return
+    if c.has_npu or not c.has_nvidia or not _some_build_serves(c):
         return
     kind = {"cpu": "a CPU build", "rocm": "a build for AMD GPUs (ROCm)"}.get(
         str(build.flavour), f"a build for {build.flavour}"
@@ -294,6 +308,19 @@ def flavour(c: Context) -> Iterator[Finding]:
         [f"{build.path}: no libtorch_cuda.so"],
         _how_to_get(c),
         _commands(c),
+    )
+
+
+def _some_build_serves(c: Context) -> bool:
+    """Whether there is a CUDA build for any of the cards: an old display card has none."""
+    host = c.facts.host
+    arch_name = host.arch if host else None
+    every = compat.wheels(c.tables, python=None, cpu_arch=arch_name, glibc=None)
+    found = [wheel for wheel in every if wheel.cuda]
+    return not c.capabilities or any(
+        compat.code_runs(cc, w.cuda, w.row["sass"], w.row["ptx"], (), c.tables) is not Runs.NO
+        for cc in c.capabilities
+        for w in found
     )
 
 
@@ -438,19 +465,25 @@ def _companion_problem(
 ) -> str | None:
     """Why a package does not go with a torch; None where it does, or nothing tells."""
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion
 
     own = release(build.version or "")
     if pin and own:
         try:
-            if not SpecifierSet(pin).contains(own, prereleases=True):
-                return f"was built for torch{pin}"
-        except InvalidSpecifier:
+            specifier = SpecifierSet(pin)
+            fits = any(specifier.contains(v, prereleases=True) for v in (build.version or own, own))
+        except (InvalidSpecifier, InvalidVersion):
             return None
+        if not fits:
+            return f"was built for torch{pin}"
     row = _companion_row(c, own)
     paired = row.get(name) if row and not pin else None
     if paired and minor(str(paired)) != minor(version):
         return f"was not built for torch {own} (its {name} is {paired})"
     tag, torch_tag = version.partition("+")[2], build.local_tag or ""
+    named = re.search(r"torch(\d+\.\d+)", tag)
+    if named and named.group(1) != minor(own):
+        return f"was built for torch {named.group(1)}"
     cuda, torch_cuda = (re.match(r"cu(\d\d)", t) for t in (tag, torch_tag))
     if cuda and torch_cuda and cuda.group(1) != torch_cuda.group(1):
         return f"was built for CUDA {cuda.group(1)}"

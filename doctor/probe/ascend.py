@@ -91,7 +91,7 @@ def visible_devices(mask: str | None, count: int) -> tuple[tuple[int, ...], tupl
         return tuple(range(count)), ()
     chosen: list[int] = []
     for entry in (part.strip() for part in mask.split(",") if part.strip()):
-        if not entry.isdigit() or int(entry) >= count or int(entry) in chosen:
+        if not (entry.isascii() and entry.isdigit()) or int(entry) >= count or int(entry) in chosen:
             return tuple(chosen), (entry,)
         chosen.append(int(entry))
     return tuple(chosen), ()
@@ -113,10 +113,18 @@ def _user_in_group(system: System, group: str | None) -> bool | None:
             except KeyError:
                 continue
         return group in names
-    text = system.output(["id"])
-    if re.search(r"\buid=0\(", text):
-        return True
-    return f"({group})" in text.partition("gid=")[2]
+    if system.which("id"):
+        text = system.output(["id"])
+        return bool(re.search(r"\buid=0\(", text)) or f"({group})" in text.partition("gid=")[2]
+    user = system.env.get("USER") or system.env.get("LOGNAME")
+    line = re.search(rf"^{re.escape(group)}:[^:]*:[^:]*:(.*)$", _groups(system), re.MULTILINE)
+    if user is None or line is None:
+        raise Unknown("neither id nor /etc/group tells this user's groups")
+    return user == "root" or user in line.group(1).split(",")
+
+
+def _groups(system: System) -> str:
+    return system.text("/etc/group") or ""
 
 
 def _torch_npu(

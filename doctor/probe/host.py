@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
 from collections.abc import Callable
@@ -208,6 +207,8 @@ def parse_meminfo(text: str) -> dict[str, int]:
 
 def _mac_memory(system: System) -> dict[str, int]:
     total = int(system.output(["/usr/sbin/sysctl", "-n", "hw.memsize"])) // MIB
+    if not total:
+        raise Unknown("sysctl tells no memory size")
     return {"MemTotal": total}
 
 
@@ -387,6 +388,8 @@ def pip_index(system: System) -> str | None:
     """Index that pip's environment or configuration names, without credentials."""
     if system.env.get("PIP_INDEX_URL"):
         return without_credentials(system.env["PIP_INDEX_URL"])
+    import configparser  # only here, and rarely reached
+
     home = system.home()
     files = [system.env.get("PIP_CONFIG_FILE"), f"{system.env.get('VIRTUAL_ENV', '')}/pip.conf"]
     files += [f"{home}/.config/pip/pip.conf", f"{home}/.pip/pip.conf"] if home else []
@@ -411,7 +414,9 @@ def uv_index(system: System) -> str | None:
     """The same for uv."""
     for variable in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
         if system.env.get(variable):
-            return without_credentials(system.env[variable].split("=", 1)[-1])
+            name, equals, rest = system.env[variable].partition("=")
+            named = equals and "/" not in name  # uv takes NAME=URL too
+            return without_credentials(rest if named else system.env[variable])
     home = system.env.get("XDG_CONFIG_HOME") or f"{system.home()}/.config"
     for path in (f"{home}/uv/uv.toml", "/etc/uv/uv.toml"):
         text = system.text(path) or ""

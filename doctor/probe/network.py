@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
+from doctor.background import Background
 from doctor.errors import Unknown
 from doctor.facts import Endpoint, Network
 from doctor.probe.host import pip_index, uv_index
@@ -47,23 +47,31 @@ def probe(system: System, tables: Tables, env: PythonEnvironment | None) -> Netw
     hub = system.env.get("HF_ENDPOINT")
     if hub:
         questions.insert(1, Question("HF_ENDPOINT", "hub", hub))
-    pool = ThreadPoolExecutor(len(questions), thread_name_prefix="network")
-    futures = [pool.submit(ask, question, system.env) for question in questions]
-    wait_for(futures, SECONDS + 0.5)
-    pool.shutdown(wait=False, cancel_futures=True)
+    calls = [Background(partial(ask, question), question.name) for question in questions]
+    end = time.monotonic() + SECONDS + 0.5
     return Network(
         endpoints=tuple(
-            future.result()
-            if future.done()
-            else Endpoint(
-                name=question.name,
-                kind=question.kind,
-                host=_host(question),
-                reachable=False,
-                trouble=f"no answer within {SECONDS:.0f} s",
-            )
-            for question, future in zip(questions, futures, strict=True)
+            _answer(question, call, max(0.0, end - time.monotonic()))
+            for question, call in zip(questions, calls, strict=True)
         )
+    )
+
+
+def _answer(question: Question, call: Background[Endpoint], seconds: float) -> Endpoint:
+    try:
+        return call.result(seconds)
+    except Unknown:
+        return _endpoint(question, f"no answer within {SECONDS:.0f} s", None)
+
+
+def _endpoint(question: Question, trouble: str | None, latency: float | None) -> Endpoint:
+    return Endpoint(
+        name=question.name,
+        kind=question.kind,
+        host=_host(question),
+        reachable=trouble is None,
+        latency=latency,
+        trouble=trouble,
     )
 
 
@@ -88,10 +96,15 @@ def _python_index(system: System, env: PythonEnvironment | None) -> list[Questio
 
 def _host(question: Question) -> str:
     """Host of a question; that of pip's own default is left to pip."""
-    return "" if question.name.startswith("the default") else urlsplit(question.url).hostname or ""
+    if question.name.startswith("the default"):
+        return ""
+    try:
+        return urlsplit(question.url).hostname or ""
+    except ValueError:
+        return ""
 
 
-def ask(question: Question, env: dict[str, str]) -> Endpoint:
+def ask(question: Question) -> Endpoint:
     """Ask one address and say how it went, in words that name the layer at fault."""
     import requests
 
@@ -112,16 +125,9 @@ def ask(question: Question, env: dict[str, str]) -> Endpoint:
         trouble = f"no answer within {SECONDS:.0f} s"
     except requests.exceptions.ConnectionError as error:
         trouble = _connection_trouble(str(error))
-    except requests.exceptions.RequestException as error:
-        trouble = f"{type(error).__name__}"
-    return Endpoint(
-        name=question.name,
-        kind=question.kind,
-        host=_host(question),
-        reachable=trouble is None,
-        latency=round(time.monotonic() - start, 3),
-        trouble=trouble,
-    )
+    except (requests.exceptions.RequestException, ValueError) as error:
+        trouble = f"no valid address ({type(error).__name__})"
+    return _endpoint(question, trouble, round(time.monotonic() - start, 3))
 
 
 def _status_trouble(status: int) -> str | None:

@@ -33,6 +33,9 @@ OUTSIDE_LIBRARIES = ("libcudnn.so.9", "libcudnn.so.8", "libnccl.so.2")
 
 NODE = re.compile(r"/dev/nvidia\d+")
 
+NOT_IN_FABRIC = ("in progress", "not started")
+"""nvidia-smi's words for a GPU that waits for the fabric manager."""
+
 NVML_SECONDS = 4.0
 """A driver that hangs keeps NVML from ever returning; the bus and /proc still answer then."""
 
@@ -51,10 +54,10 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
     look = Look()
     on_bus = look("pci_devices", _on_bus, system, tables) or ()
     nodes = tuple(_nodes(system))
-    if system.exists("/dev/dxg"):
-        nodes = (*nodes, "/dev/dxg")
     kernel = look("kernel_driver", _kernel_driver, system)
     library = look("driver_library", _driver_library, system, linker)
+    if system.exists("/dev/dxg") and (library or _wsl_driver(system)):
+        nodes = (*nodes, "/dev/dxg")
     answer = _ask_driver(system, look, bool(on_bus or nodes or library))
     gpus = answer.gpus or tuple(_gpus_without_driver(system, on_bus))
     gpus = tuple(_with_capability(gpu, on_bus, tables) for gpu in gpus)
@@ -73,7 +76,7 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         smi_error=answer.error,
         gpus=gpus,
         topology=look("topology", lambda: nvidia_smi.topology(system, len(gpus))) or (),
-        fabric_manager=look("fabric_manager", _fabric_manager, system),
+        fabric_manager=look("fabric_manager", _fabric_manager, system, gpus),
         visible_variable=system.env.get("CUDA_VISIBLE_DEVICES"),
         device_order=system.env.get("CUDA_DEVICE_ORDER"),
         visible=visible.indices,
@@ -88,6 +91,12 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
 
 def _on_bus(system: System, tables: Tables) -> tuple[PciDevice, ...]:
     return pci.devices(system, VENDOR, GPU_CLASSES, tables.nvidia_chip)
+
+
+def _wsl_driver(system: System) -> bool:
+    """Whether Windows brings an NVIDIA driver: every WSL 2 has /dev/dxg, whatever the card."""
+    brought = system.glob("/usr/lib/wsl/lib", "libcuda.so")
+    return bool(brought) or system.which("nvidia-smi") is not None
 
 
 def _kernel_driver(system: System) -> str | None:
@@ -175,13 +184,16 @@ def _with_capability(gpu: Gpu, on_bus: tuple[PciDevice, ...], tables: Tables) ->
     )
 
 
-def _fabric_manager(system: System) -> str | None:
+def _fabric_manager(system: System, gpus: tuple[Gpu, ...]) -> str | None:
     """State of the NVSwitch fabric's manager; None where there is no switch."""
     if not pci.devices(system, VENDOR, NVSWITCH_CLASSES, lambda _: {}):
         return None
-    pid = (system.text("/run/nvidia-fabricmanager/nvidia-fabricmanager.pid") or "").strip()
-    if pid.isdigit() and (not system.live or system.exists(f"/proc/{pid}")):
-        return "running"
+    if any(state in NOT_IN_FABRIC for gpu in gpus if (state := (gpu.fabric_state or "").lower())):
+        return "not running"
+    for path in system.glob("/run/nvidia-fabricmanager", suffix=".pid"):
+        pid = (system.text(path) or "").strip()
+        if pid.isdecimal() and (not system.live or system.exists(f"/proc/{pid}")):
+            return "running"
     done = system.run(["systemctl", "is-active", "nvidia-fabricmanager"])
     word = done.stdout.strip()
     if not word:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from doctor.errors import Unknown
@@ -16,7 +16,7 @@ FIELDS = (
     "index", "name", "uuid", "pci.bus_id", "pci.device_id", "driver_version", "memory.total", "memory.free",
     "compute_cap", "mig.mode.current", "ecc.mode.current",
     "ecc.errors.uncorrected.volatile.total", "retired_pages.pending", "remapped_rows.pending",
-    "remapped_rows.failure", "gpu_recovery_action",
+    "remapped_rows.failure", "gpu_recovery_action", "fabric.state",
 )  # fmt: skip
 
 BANNER = ["nvidia-smi"]
@@ -107,12 +107,20 @@ def parse_rows(text: str, fields: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a csv answer as field -> value; what the device does not have is left out."""
     rows = []
     lines = [line for line in text.splitlines() if line.count(",") >= len(fields) - 1]
-    for cells in csv.reader(lines, skipinitialspace=True):
+    for cells in _cells(lines):
         row = dict(zip(fields, (cell.strip() for cell in cells), strict=False))
         if number(row.get("index", "")) is None or not row.get("name"):
             continue
         rows.append({k: v for k, v in row.items() if v and not ABSENT.match(v)})
     return rows
+
+
+def _cells(lines: Sequence[str]) -> Iterator[list[str]]:
+    """Rows of comma separated values, as far as they can be read."""
+    try:
+        yield from csv.reader(lines, skipinitialspace=True)
+    except csv.Error:
+        return
 
 
 def complaint(done: Completed) -> str:
@@ -123,7 +131,7 @@ def complaint(done: Completed) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return f"nvidia-smi printed nothing and ended with status {done.status}"
-    return " ".join(lines[:3])[:300]
+    return " ".join(" ".join(lines[:3]).split())[:300]
 
 
 def _gpu(
@@ -154,6 +162,7 @@ def _gpu(
         mig_instances=instances.get(index or 0, ()),
         ecc_mode=row.get("ecc.mode.current"),
         ecc_uncorrected=number(row.get("ecc.errors.uncorrected.volatile.total", "")),
+        fabric_state=row.get("fabric.state"),
         faults=tuple(faults),
         processes=tuple(processes.get(row.get("uuid", ""), ())),
     )
@@ -174,7 +183,7 @@ def _processes(system: System) -> dict[str, list[GpuProcess]]:
         text = system.run(APPS).stdout
     except Unknown:
         return found
-    for cells in csv.reader(text.splitlines(), skipinitialspace=True):
+    for cells in _cells(text.splitlines()):
         pid = number(cells[1]) if len(cells) >= 4 else None
         if pid is not None:
             process = GpuProcess(pid=pid, name=cells[2].strip(), memory=number(cells[3]))

@@ -96,7 +96,7 @@ def _version_from_files(system: System, folder: str) -> str | None:
     """`12.8` from version.json, version.txt or cuda.h."""
     try:
         listed = json.loads(system.text(f"{folder}/version.json") or "{}")
-        return _major_minor(listed["cuda"]["version"])
+        return _major_minor(str(listed["cuda"]["version"]))
     except (Unknown, ValueError, LookupError, TypeError):
         pass
     for path in (f"{folder}/version.txt", f"{folder}/include/cuda.h"):

@@ -3,6 +3,7 @@
 Rules (CUDA C++ Programming Guide, "CUDA Environment Variables"): unset shows all, empty none; the
 list ends at the first entry that names no device; numbers count in CUDA's order, which is the
 fastest first unless CUDA_DEVICE_ORDER=PCI_BUS_ID; a UUID may be shortened as long as it is unique.
+A device named twice leaves none (torch/cuda/__init__.py, _parse_visible_devices).
 """
 
 from __future__ import annotations
@@ -30,18 +31,20 @@ def visible_devices(env: Mapping[str, str], gpus: Sequence[Gpu]) -> Visible:
     if mask is None:
         return Visible(tuple(g.index for g in usable), ())
     chosen: list[int] = []
+    refused = ("", "-1", "NoDevFiles", "none", "void")
     for entry in (part.strip() for part in mask.split(",")):
         gpu = _named(entry, usable)
-        if gpu is None or (gpu.index in chosen and not entry.startswith("MIG")):
-            invalid = (entry,) if entry not in ("", "-1", "NoDevFiles", "none", "void") else ()
-            return Visible(tuple(chosen), invalid)
+        if gpu is None:
+            return Visible(tuple(chosen), () if entry in refused else (entry,))
         if gpu.index not in chosen:
             chosen.append(gpu.index)
+        elif not entry.startswith("MIG-"):
+            return Visible((), (entry,))
     return Visible(tuple(chosen), ())
 
 
 def _named(entry: str, gpus: Sequence[Gpu]) -> Gpu | None:
-    if entry.isdigit():
+    if entry.isascii() and entry.isdigit():
         return gpus[int(entry)] if int(entry) < len(gpus) else None
     if entry.startswith("GPU-"):
         matches = [g for g in gpus if (g.uuid or "").lower().startswith(entry.lower())]
@@ -60,9 +63,12 @@ def cuda_order(gpus: Sequence[Gpu], order: str | None) -> list[Gpu]:
     by_bus = sorted(gpus, key=lambda g: (bus_key(g.bus_id), g.index))
     if order == "PCI_BUS_ID":
         return by_bus
-    return sorted(by_bus, key=_speed, reverse=True)
-
-
-def _speed(gpu: Gpu) -> tuple[float, int]:
-    # not finer than ~1 GiB, so that equal cards keep the order of the bus
-    return float(gpu.compute_capability or 0), (gpu.memory_total or 0) // 1000
+    # by kind, since cards of one kind differ by a few MiB and keep the order of the bus
+    largest: dict[str | None, int] = {}
+    for gpu in gpus:
+        largest[gpu.name] = max(largest.get(gpu.name, 0), gpu.memory_total or 0)
+    return sorted(
+        by_bus,
+        key=lambda gpu: (float(gpu.compute_capability or 0), largest[gpu.name]),
+        reverse=True,
+    )

@@ -38,8 +38,9 @@ def devices(
             continue
         described = describe(device_id)
         driver = None
-        if system.exists(f"{folder}/driver"):
-            driver = system.real(f"{folder}/driver").rsplit("/", 1)[-1]
+        # a copied sysfs has the link and not what it leads to
+        if (real := system.real(f"{folder}/driver")) != f"{system.real(folder)}/driver":
+            driver = real.rsplit("/", 1)[-1]
         found.append(
             PciDevice(
                 address=address.lower(),

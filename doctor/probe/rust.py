@@ -81,7 +81,7 @@ def _mirror(system: System) -> str | None:
     """Registry that cargo's configuration puts in place of crates.io."""
     home = system.env.get("CARGO_HOME") or f"{system.home()}/.cargo"
     for name in ("config.toml", "config"):
-        text = system.text(f"{home}/{name}") or ""
+        text = re.sub(r"(?m)^\s*#.*$", "", system.text(f"{home}/{name}") or "")
         replaced = REPLACED.search(text)
         if replaced is None:
             continue

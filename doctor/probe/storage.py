@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
-import zipfile
 from collections.abc import Iterator
 
 from doctor.errors import Unknown
@@ -24,6 +24,12 @@ STAGES = {
 
 PARQUET_MAGIC = b"PAR1"
 LFS_POINTER = b"version https://git-lfs"
+ZIP_END = b"PK\x05\x06"
+"""Signature of the record that ends a zip file (APPNOTE, 4.3.16); torch.save writes zip files."""
+
+ZIP_END_AREA = 22 + (1 << 16)
+"""The record and the longest comment after it."""
+
 KEPT_CHECKPOINTS = 3
 
 
@@ -108,17 +114,25 @@ def _tokenizer_damage(system: System, path: str | None) -> str | None:
     """Why a tokenizer file cannot be loaded, as far as its shape tells."""
     if path is None:
         return None
-    data = system.bytes(path) or b""
-    if not data:
+    if not system.size(path):
         return "empty"
-    if data.startswith(LFS_POINTER):
-        return "a Git LFS pointer, not the file"
-    if path.endswith(".pkl"):
-        # a pickle of protocol 2 or later begins with 0x80 and ends with STOP
-        return None if data[0] == 0x80 and data.endswith(b".") else "cut short or no pickle"
-    if path.endswith(".json"):
-        return None if data.rstrip().endswith(b"}") else "cut short"
+    with system.mapped(path) as view:
+        if view[: len(LFS_POINTER)] == LFS_POINTER:
+            return "a Git LFS pointer, not the file"
+        end = view[max(0, len(view) - 64) :]
+        if path.endswith(".pkl"):
+            # a pickle of protocol 2 or later begins with 0x80 and ends with STOP
+            return None if view[0] == 0x80 and end.endswith(b".") else "cut short or no pickle"
+        if path.endswith(".json"):
+            return None if end.rstrip().endswith(b"}") else "cut short"
     return None
+
+
+def _ends_as_zip(view: mmap.mmap) -> bool:
+    """Whether a file ends with zip's last record and the comment that it announces."""
+    at = view.rfind(ZIP_END, max(0, len(view) - ZIP_END_AREA))
+    comment = int.from_bytes(view[at + 20 : at + 22], "little")
+    return at >= 0 and at + 22 + comment == len(view)
 
 
 def _checkpoints(system: System, folder: str) -> list[str]:
@@ -136,11 +150,13 @@ def _checkpoints(system: System, folder: str) -> list[str]:
 def _damaged(system: System, folder: str, files: list[str]) -> Iterator[str]:
     """Checkpoints that were cut short: torch writes a zip, whose directory stands at its end."""
     for name in files:
-        if not name.endswith(".pt"):
+        path = f"{folder}/{name}"
+        if not name.endswith(".pt") or not system.is_file(path):
             continue
         try:
-            with system.locate(f"{folder}/{name}").open("rb") as file:
-                if not zipfile.is_zipfile(file):
-                    yield f"{folder}/{name}"
-        except OSError:
-            continue
+            with system.mapped(path) as view:
+                if not _ends_as_zip(view):
+                    yield path
+        except Unknown:
+            if system.size(path) == 0:
+                yield path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from doctor.elf import Elf, ElfError
 from doctor.errors import Unknown
@@ -15,9 +16,13 @@ from doctor.probe.torch_build import BundledNvidia, bundled_nvidia, read_build
 from doctor.pyenv import Module, PythonEnvironment
 from doctor.system import System
 
-COMPANIONS = ("torchvision", "torchaudio", "flash-attn", "xformers", "torchao")
+COMPANIONS = ("torchvision", "torchaudio", "torchtext", "flash-attn", "xformers", "torchao", "vllm")
 PTXAS_FOLDERS = ("backends/nvidia/bin", "third_party/cuda/bin", "common/../third_party/cuda/bin")
 PTXAS_RELEASE = re.compile(rb"release (\d+\.\d+), V")
+MANYLINUX = re.compile(r"manylinux(?:_(?P<major>\d+)_(?P<minor>\d+)|(?P<legacy>1|2010|2014))_")
+LEGACY_MANYLINUX = {"1": "2.5", "2010": "2.12", "2014": "2.17"}
+"""PEP 600's translation of the older tags."""
+
 TRITON_NAMES = ("triton", "pytorch-triton", "triton-windows")
 
 
@@ -28,7 +33,10 @@ def probe(system: System, linker: Linker, env: PythonEnvironment | None) -> Torc
     linker.preload = dict(nvidia.libraries)
 
     def read(folder: str) -> TorchBuild:
-        return read_build(system, linker, folder, nvidia)
+        build = read_build(system, linker, folder, nvidia)
+        if env is None or build.glibc_needed is not None:
+            return build
+        return replace(build, glibc_needed=_tagged_glibc(system, env, folder))
 
     installed = shadowed = None
     found = blocker = by = entry = None
@@ -65,6 +73,17 @@ def probe(system: System, linker: Linker, env: PythonEnvironment | None) -> Torc
         local_trees=tuple(read(folder) for folder in _trees(system) if folder not in known),
         unknown=look.reasons,
     )
+
+
+def _tagged_glibc(system: System, env: PythonEnvironment, folder: str) -> str | None:
+    """The glibc that the wheel's platform tag names (PEP 600), for an installed wheel."""
+    dist = env.distributions().get("torch")
+    if dist is None or f"{dist.site}/torch" != folder:
+        return None
+    tag = MANYLINUX.search(system.text(f"{dist.folder}/WHEEL", 1 << 16) or "")
+    if tag is None:
+        return None
+    return f"{tag['major']}.{tag['minor']}" if tag["major"] else LEGACY_MANYLINUX[tag["legacy"]]
 
 
 def _imported(system: System, env: PythonEnvironment) -> tuple[Module | None, str | None]:
