@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import posixpath
 import re
 from collections.abc import Sequence
@@ -87,10 +86,14 @@ class PythonEnvironment:
     def _note_editable(self, site: str, line: str) -> None:
         """Read the mapping of setuptools' `__editable___NAME_finder` modules."""
         match = re.match(r"import\s+(__editable___\w+_finder)\b", line)
+        if match is None:
+            return
+        from ast import literal_eval  # seldom needed, and a millisecond to import
+
         try:
-            text = self.system.text(f"{site}/{match.group(1)}.py", 1 << 18) if match else None
+            text = self.system.text(f"{site}/{match.group(1)}.py", 1 << 18)
             mapping = EDITABLE_FINDER.search(text) if text else None
-            table = ast.literal_eval(mapping.group(1)) if mapping else {}
+            table = literal_eval(mapping.group(1)) if mapping else {}
         except (Unknown, ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return
         if isinstance(table, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
@@ -46,6 +45,8 @@ def print_report(
     """
     colour = out.isatty() and not os.environ.get("NO_COLOR")
     plain = not _knows("".join(MARKS.values()), out)
+    import shutil  # only where a person reads
+
     width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
 
     def line(text: str = "") -> None:

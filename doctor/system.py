@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import mmap
 import os
 import selectors
-import shutil
 import signal
 import stat
 import subprocess
@@ -24,6 +22,7 @@ from pathlib import Path
 
 from doctor.background import Background
 from doctor.errors import Unknown, WrongUsage
+from doctor.reader import FileReader
 
 PROGRAM_SECONDS = 5.0
 """A program that has not answered by then never will; all of them together get no more."""
@@ -182,24 +181,28 @@ class System:
         return None if data is None else data.decode("utf-8", "replace")
 
     @contextlib.contextmanager
-    def mapped(self, path: str) -> Iterator[mmap.mmap]:
-        """A file as a read-only memory map, so that only what is looked at is read.
+    def mapped(self, path: str) -> Iterator[FileReader]:
+        """A large file to look into; only what is looked at is read.
 
         Raises:
-            Unknown: absent, empty, unreadable.
+            Unknown: absent, empty, unreadable, or no file.
         """
         try:
             place = self.locate(path)
             if not place.is_file():
                 raise Unknown(f"{path} is no file")
-            with place.open("rb") as file:
-                view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            descriptor = os.open(place, os.O_RDONLY)
         except (OSError, ValueError) as error:
             raise Unknown(f"{path}: {getattr(error, 'strerror', None) or error}") from error
         try:
-            yield view
+            reader = FileReader(descriptor)
+            if not len(reader):
+                raise Unknown(f"{path} is empty")
+            yield reader
+        except OSError as error:
+            raise Unknown(f"{path}: {error.strerror or error}") from error
         finally:
-            view.close()
+            os.close(descriptor)
 
     def size(self, path: str) -> int | None:
         """Size of a file in bytes; None where there is none."""
@@ -233,21 +236,20 @@ class System:
         while not place.exists() and place != place.parent:
             place = place.parent
         try:
-            usage = shutil.disk_usage(place)
+            disk = os.statvfs(place)
         except OSError as error:
             raise Unknown(f"{path}: {error.strerror}") from error
-        return usage.total, usage.free
+        return disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
 
     # --- programs ------------------------------------------------------------------------
 
     def which(self, name: str) -> str | None:
         """Path of a program, as a shell on the machine would find it."""
-        if self.live:
-            return shutil.which(name, path=self.env.get("PATH", HOST_PATH))
-        for folder in ROOT_PROGRAM_FOLDERS:
-            path = f"{folder}/{name}"
-            if self.is_file(path) and os.access(self.locate(path), os.X_OK):
-                return path
+        path = self.env.get("PATH", HOST_PATH)
+        for folder in path.split(":") if self.live else ROOT_PROGRAM_FOLDERS:
+            program = f"{folder}/{name}"
+            if folder and self.is_file(program) and os.access(self.locate(program), os.X_OK):
+                return program
         return None
 
     def start(

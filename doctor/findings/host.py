@@ -43,9 +43,11 @@ def python_version(c: Context) -> Iterator[Finding]:
             ["uv venv --python 3.12 .venv"] if c.has_tool("uv") else [],
         )
         return
+    if c.torch is not None:
+        return
     served = _served_pythons(c)
     minor = str(c.python_minor)
-    if c.torch is not None or not served or minor in served:
+    if not served or minor in served:
         return
     newest = max((p for p in served if not p.endswith("t")), key=parts, default="3.12")
     wanted = "torch_npu for the installed CANN" if c.has_npu else "torch wheel in the tables"

@@ -19,7 +19,7 @@ REPLACED = re.compile(r"\[source\.['\"]?crates-io['\"]?\][^\[]*?replace-with\s*=
 
 def start(system: System) -> None:
     """Begin to run the programs that `probe` will ask."""
-    for name in ("rustc", "cargo", "maturin"):
+    for name in ("rustc", "cargo"):
         if system.which(name):
             system.start([name, "--version"])
 
@@ -45,7 +45,7 @@ def probe(system: System, env: PythonEnvironment | None, python_minor: str | Non
         off_path=_off_path(system),
         toolchain_file=_toolchain_file(system),
         mirror=look("mirror", _mirror, system),
-        maturin=look("maturin", _version, system, "maturin"),
+        maturin=look("maturin", _maturin, system, env),
         module_path=module.path if module else None,
         module_version=env.version(distribution) if env and distribution else None,
         module_distribution=distribution,
@@ -58,6 +58,18 @@ def _version(system: System, name: str) -> str | None:
     if system.which(name) is None:
         return None
     return find_version(system.output([name, "--version"]))
+
+
+def _maturin(system: System, env: PythonEnvironment | None) -> str | None:
+    """Version of the build tool, which pip fetches by itself where it is missing."""
+    installed = env.version("maturin") if env else None
+    path = system.which("maturin")
+    if installed or path is None:
+        return installed
+    if "/shims/" in path:
+        # a script of pyenv or asdf, which takes longer to answer than everything else together
+        raise Unknown(f"{path} is a shim, which is not run for this")
+    return _version(system, "maturin")
 
 
 def _off_path(system: System) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from doctor.errors import Unknown
 from doctor.facts import Shards, Storage
 from doctor.look import MIB, Look
+from doctor.reader import FileReader
 from doctor.system import System
 
 SHARD_FOLDERS = ("base_data", "base_data_climbmix", "base_data_fineweb_edu", "base_data_stdlib")
@@ -122,17 +122,18 @@ def _tokenizer_damage(system: System, path: str | None) -> str | None:
         end = view[max(0, len(view) - 64) :]
         if path.endswith(".pkl"):
             # a pickle of protocol 2 or later begins with 0x80 and ends with STOP
-            return None if view[0] == 0x80 and end.endswith(b".") else "cut short or no pickle"
+            return None if view[:1] == b"\x80" and end.endswith(b".") else "cut short or no pickle"
         if path.endswith(".json"):
             return None if end.rstrip().endswith(b"}") else "cut short"
     return None
 
 
-def _ends_as_zip(view: mmap.mmap) -> bool:
+def _ends_as_zip(view: FileReader) -> bool:
     """Whether a file ends with zip's last record and the comment that it announces."""
-    at = view.rfind(ZIP_END, max(0, len(view) - ZIP_END_AREA))
-    comment = int.from_bytes(view[at + 20 : at + 22], "little")
-    return at >= 0 and at + 22 + comment == len(view)
+    tail = view[max(0, len(view) - ZIP_END_AREA) :]
+    at = tail.rfind(ZIP_END)
+    comment = int.from_bytes(tail[at + 20 : at + 22], "little")
+    return at >= 0 and at + 22 + comment == len(tail)
 
 
 def _checkpoints(system: System, folder: str) -> list[str]:

@@ -18,7 +18,8 @@ from doctor.system import System
 
 COMPANIONS = ("torchvision", "torchaudio", "torchtext", "flash-attn", "xformers", "torchao", "vllm")
 PTXAS_FOLDERS = ("backends/nvidia/bin", "third_party/cuda/bin", "common/../third_party/cuda/bin")
-PTXAS_RELEASE = re.compile(rb"release (\d+\.\d+), V")
+PTXAS_BANNER = b"Cuda compilation tools, release "
+PTXAS_RELEASE = re.compile(rb"(\d+\.\d+), V")
 MANYLINUX = re.compile(r"manylinux(?:_(?P<major>\d+)_(?P<minor>\d+)|(?P<legacy>1|2010|2014))_")
 LEGACY_MANYLINUX = {"1": "2.5", "2010": "2.12", "2014": "2.17"}
 """PEP 600's translation of the older tags."""
@@ -151,14 +152,17 @@ def _ptxas_version(system: System, path: str | None) -> str | None:
     if path is None:
         return None
     with system.mapped(path) as view:
-        area = view[:] if len(view) < (1 << 16) else b""
+        start, stop = 0, len(view)
         try:
             section = Elf(view).section(".rodata")
             if section:
-                area = view[section.offset : section.offset + section.size]
+                start, stop = section.offset, section.offset + section.size
         except ElfError:
             pass
-    match = PTXAS_RELEASE.search(area)
+        match = None
+        while match is None and (start := view.find(PTXAS_BANNER, start, stop)) >= 0:
+            start += len(PTXAS_BANNER)
+            match = PTXAS_RELEASE.match(view[start : start + 32])
     if match is None:
         raise Unknown(f"{path} names no release")
     return match.group(1).decode()

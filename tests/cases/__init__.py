@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from cases.cards import CARDS_AND_DRIVERS
 from cases.describe import Case
-from cases.healthy import HEALTHY, KNOWN
+from cases.healthy import HEALTHY
 from cases.hosts import HOSTS
 from cases.npus import NPUS
 from cases.torches import TORCHES
 
 CASES: dict[str, Case] = {
-    **{name: Case(machine=machine, bug=KNOWN.get(name, "")) for name, machine in HEALTHY.items()},
+    **{name: Case(machine=machine) for name, machine in HEALTHY.items()},
     **CARDS_AND_DRIVERS,
     **TORCHES,
     **HOSTS,

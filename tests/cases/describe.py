@@ -21,8 +21,6 @@ class Case:
     """Patterns that the findings' causes, remedies and commands must contain somewhere."""
     never: tuple[str, ...] = ()
     """Patterns that they must not."""
-    bug: str = ""
-    """Why it fails today."""
 
 
 def case(machine: Machine, errors: str = "", warnings: str = "", **more: Any) -> Case:
@@ -99,7 +97,6 @@ NVSWITCH = {
     for i in range(4)
     for name, value in (("vendor", "0x10de"), ("device", "0x22a3"), ("class", "0x068000"))
 }
-NO_CARD = "the cure speaks of a compute capability, and there is no GPU"
 NO_TOOLCHAIN = (
     "echo 'error: rustup could not choose a version of rustc to run, because one was not specified "
     "explicitly, and no default is configured.' >&2; exit 1"

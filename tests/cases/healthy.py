@@ -169,11 +169,3 @@ HEALTHY: dict[str, Machine] = {
     ),
     "910B2 and an RTX 4090: NPUs count first": atlas(nvidia=nvidia("RTX 4090")),
 }  # fmt: skip
-
-
-KNOWN = {
-    "WSL, no NVIDIA driver in Windows": "/dev/dxg alone counts as an NVIDIA GPU",
-    "910B2, driver of CANN's own generation": "CANN's own generation is not accepted",
-    "RTX 4090, nightly with its torchvision": "a nightly's pin is compared with the bare release",
-}
-"""Healthy machine -> why something is said of it today."""

@@ -8,7 +8,6 @@ from machines import Machine
 
 from cases.describe import (
     BASE,
-    NO_CARD,
     NO_TOOLCHAIN,
     POINTER,
     SHARDS,
@@ -29,12 +28,10 @@ HOSTS: dict[str, Case] = {
     ),
     "wheel for a newer glibc, by its tag": case(
         Machine(torch="cpu", glibc="2.17", distro="centos"), "host.glibc-too-old",
-        bug="the platform tag in torch's WHEEL file is not read",
     ),
     "glibc 2.17 holds torch at 2.6": case(
         pc("RTX 4090", driver="535.183.01", torch=None, glibc="2.17", distro="centos"),
         "torch.missing", "host.glibc-too-old", says=("2.6.0",),
-        bug="nothing says that glibc keeps this machine from every later torch",
     ),
     "glibc 2.17, a card that needs a later torch": case(
         pc("RTX 5090", torch=None, glibc="2.17", distro="centos"), "torch.missing host.glibc-too-old"
@@ -46,11 +43,10 @@ HOSTS: dict[str, Case] = {
     "Python 3.15 with a card that only old wheels serve": case(
         pc("GTX 1080", python="3.15.0", torch=None), "host.python-too-new torch.missing", says=("3.14",)
     ),
-    "Python 3.16": case(Machine(python="3.16.0"), "host.python-too-new torch.missing", says=("3.15",),
-                        bug=NO_CARD),
+    "Python 3.16": case(Machine(python="3.16.0"), "host.python-too-new torch.missing", says=("3.15",)),
     "Python 3.13t": case(Machine(python="3.13.5t", rustbpe=None), "torch.missing"),
     "Python 3.12t": case(
-        Machine(python="3.12.1t", rustbpe=None), "host.python-too-old torch.missing", bug=NO_CARD,
+        Machine(python="3.12.1t", rustbpe=None), "host.python-too-old torch.missing",
     ),
     "32-bit Python": case(
         Machine(files={"/usr/lib/python3.12/lib-dynload/_ssl.so": b"\x7fELF\x01\x01\x01" + bytes(60)}),
@@ -58,7 +54,7 @@ HOSTS: dict[str, Case] = {
     ),
     "32-bit system": case(
         Machine(programs={"uname": "case $1 in -m) echo armv7l;; *) echo Linux;; esac"}, rustbpe=None),
-        "host.python-32bit torch.missing", bug=NO_CARD,
+        "host.python-32bit torch.missing",
     ),
     "the distribution's Python": case(
         Machine(torch="cpu", prefix="/usr", files={"/usr/lib/python3.12/EXTERNALLY-MANAGED": ""}),
@@ -67,11 +63,10 @@ HOSTS: dict[str, Case] = {
     "the distribution's Python, pip told to go on": case(
         Machine(torch="cpu", prefix="/usr", files={"/usr/lib/python3.12/EXTERNALLY-MANAGED": ""},
                 env={"PIP_BREAK_SYSTEM_PACKAGES": "1"}),
-        bug="PIP_BREAK_SYSTEM_PACKAGES is not looked at",
     ),
     "no ensurepip": case(
         Machine(torch="cpu", prefix="/usr", files={"/usr/lib/python3.12/os.py": ""}),
-        warnings="host.venv-missing", bug="below --root a missing ensurepip is always unknown",
+        warnings="host.venv-missing",
     ),
     "headers there": case(Machine(torch="cpu", files={"/usr/include/python3.12/Python.h": ""})),
     "headers missing": case(
@@ -80,14 +75,12 @@ HOSTS: dict[str, Case] = {
     ),
     "headers, torch in Debian's /usr/local": case(
         Machine(torch="cpu", prefix="/usr/local", files={"/usr/include/python3.12/Python.h": ""}),
-        bug="Debian's dist-packages below /usr/local belong to the Python of /usr",
     ),
     "Debian's Python, nothing installed": case(
         Machine(prefix="/usr/local", site_name="dist-packages", rustbpe=None,
                 files={"/usr/lib/python3.12/EXTERNALLY-MANAGED": ""},
                 without=("/usr/local/bin/python", "/usr/local/bin/python3")),
         "torch.missing", "host.externally-managed", never=("/usr/local/bin/python3",),
-        bug="Debian's dist-packages below /usr/local belong to the Python of /usr",
     ),
     "2 GiB of memory": case(Machine(torch="cpu", memory=2), warnings="host.memory-low"),
     "control group with little memory": case(
@@ -122,12 +115,11 @@ HOSTS: dict[str, Case] = {
     ),
     "WSL 1": case(
         Machine(torch="cpu", kernel="4.4.0-19041-Microsoft"), warnings="host.wsl",
-        never=("Ubuntu 24.04.3 LTS 2",), bug="PRETTY_NAME is no name of a WSL distribution",
+        never=("Ubuntu 24.04.3 LTS 2",),
     ),
     # --- CUDA toolkits ------------------------------------------------------------------------------
     "nvcc 12.4, RTX 5090": case(
         pc("RTX 5090", toolkits=("12.4",)), warnings="cuda.toolkit-too-old-for-arch", says=("12.8",),
-        bug="the command has an unfilled placeholder",
     ),
     "nvcc 11.8, torch of CUDA 12": case(
         pc("RTX 4090", toolkits=("11.8",), tools={"gcc": "11.4.0", "g++": "11.4.0"}),
@@ -162,7 +154,7 @@ HOSTS: dict[str, Case] = {
     "rustup without a toolchain": case(
         Machine(torch="cpu", rustbpe=None,
                 programs={"rustc": NO_TOOLCHAIN, "cargo": NO_TOOLCHAIN}),
-        warnings="rust.missing", bug="a rustup without a toolchain is an unknown version, and silence",
+        warnings="rust.missing",
     ),
     "rustbpe for another Python": case(
         Machine(torch="cpu", rustbpe="310"), warnings="rustbpe.stale", says=("cp310", "cp312")

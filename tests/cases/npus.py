@@ -31,7 +31,6 @@ NPUS: dict[str, Case] = {
     "driver installed, modules not loaded": case(
         atlas(chips={"nodes": False, "says": DCMI.format(-8005)}, without=("/proc/modules",)),
         "npu.driver-missing",
-        bug="a driver that is not loaded on the host itself is called invisible devices",
     ),
     "another container owns the NPUs": case(
         container(atlas(chips={"says": DCMI.format(-8005)})), "npu.no-devices-visible"
@@ -48,7 +47,7 @@ NPUS: dict[str, Case] = {
     "a user outside the group, no program id": case(
         atlas(chips={"says": DCMI.format(-8005)}, without=("/usr/bin/id",), env={"USER": "user"},
               files={"/etc/group": "root:x:0:\nHwHiAiUser:x:1000:\nuser:x:1001:\n"}),
-        "npu.permission", bug="where there is no id, /etc/group is not read",
+        "npu.permission",
     ),
     "driver older than CANN accepts": case(
         atlas(chips={"driver": "24.1.0", "inner": "V100R001C18", "accepts": ("C20", "C21", "C23"),
@@ -57,7 +56,6 @@ NPUS: dict[str, Case] = {
     ),
     "driver newer than CANN knows": case(
         atlas(chips={"driver": "26.0.0", "inner": "V100R001C25"}), warnings="npu.driver-cann-mismatch",
-        bug="a newer driver is an error",
     ),
     "firmware for other drivers": case(
         atlas(chips={"driver": "23.0.7"}), warnings="npu.driver-cann-mismatch", says=("[Ff]irmware",)
@@ -70,7 +68,7 @@ NPUS: dict[str, Case] = {
     ),
     "HBM held, by whom is not shown": case(
         container(atlas(chips={"used": {2: 60000}, "lists_processes": False})),
-        warnings="npu.oom", bug="HBM counts as held only where npu-smi lists the process",
+        warnings="npu.oom",
     ),
     "HBM held by a dead run": case(
         atlas(chips={"used": {0: 60000}}), warnings="npu.oom", says=("4242",)
@@ -86,7 +84,6 @@ NPUS: dict[str, Case] = {
                     "npu.cann-missing npu.torch-npu-missing"),
     "no CANN, torch_npu there": case(
         atlas(chips={"cann": None}), "npu.cann-missing", says=("libhccl.so|No CANN",),
-        bug="said twice, by two rules",
     ),
     "CANN 8.2 not sourced": case(
         atlas(chips={"sourced": False}), "npu.cann-env-not-set", says=("ascend-toolkit/set_env.sh",)

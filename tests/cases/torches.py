@@ -33,7 +33,6 @@ TORCHES: dict[str, Case] = {
     ),
     "one of torch's own libraries missing": case(
         Machine(torch="cpu", without=(f"{SITE}/torch/lib/libc10.so",)), "torch.import-fails",
-        bug="host.library-missing is said of torch's own libc10.so",
     ),
     "older CUDA first on LD_LIBRARY_PATH": case(
         pc("RTX 4090", **OLD_JITLINK), "torch.nvjitlink-mismatch", says=("cuda-12.1",)
@@ -44,7 +43,6 @@ TORCHES: dict[str, Case] = {
     ),
     "source tree on PYTHONPATH": case(
         pc("RTX 4090", env={"PYTHONPATH": "/home/user/pytorch"}, files=SOURCE_TREE), "torch.shadowed",
-        bug="cpu-only-build is said of a source tree without libraries",
     ),
     "source tree on PYTHONPATH, nothing installed": case(
         Machine(env={"PYTHONPATH": "/home/user/pytorch"}, files=SOURCE_TREE), "torch.shadowed",
@@ -81,7 +79,6 @@ TORCHES: dict[str, Case] = {
     ),
     "another package's pin": case(
         pc("RTX 4090", packages={"vllm": "0.11.0 torch==2.8.0"}), warnings="torch.version-conflict",
-        bug="only the pins of torch's companions are looked at",
     ),
     "no Triton": case(
         pc("RTX 4090", torch=torch("cu128", triton=None)), warnings="torch.triton-missing", says=("3.5.1",)
@@ -114,7 +111,6 @@ TORCHES: dict[str, Case] = {
            files={"/usr/local/cuda-12.1/lib64/libcublasLt.so.12": elf("libcublasLt.so.12"),
                   "/usr/local/cuda-12.1/lib64/libcublas.so.12": elf("libcublas.so.12")}),
         "torch.nvjitlink-mismatch",
-        bug="only an older nvJitLink counts, not an older cuBLAS that the loader takes",
     ),
     "older CUDA's folder holds the libraries itself": case(
         pc("RTX 4090", env={"LD_LIBRARY_PATH": "/usr/local/cuda-12.1/lib64"},
@@ -123,7 +119,7 @@ TORCHES: dict[str, Case] = {
     ),
     "flash-attn of another torch": case(
         pc("RTX 4090", packages={"flash-attn": "2.8.3+cu12torch2.8cxx11abiTRUE torch"}),
-        warnings="torch.abi-mismatch", bug="the torch in flash-attn's own version is not read",
+        warnings="torch.abi-mismatch",
     ),
     "flash-attn of this torch": case(
         pc("RTX 4090", packages={"flash-attn": "2.8.3+cu12torch2.9cxx11abiTRUE torch"})
@@ -139,7 +135,7 @@ TORCHES: dict[str, Case] = {
     ),
     "a built tree for another Python": case(
         Machine(files={k.replace("-312-", "-310-"): v for k, v in BUILT_TREE.items()}), "torch.missing",
-        never=("on PYTHONPATH to use it",), bug="a tree built for cp310 is offered to Python 3.12",
+        never=("on PYTHONPATH to use it",),
     ),
     "a built tree": case(Machine(files=BUILT_TREE), "torch.missing", says=("on PYTHONPATH to use it",)),
     "driver too old, CPU wheel": case(
@@ -147,14 +143,13 @@ TORCHES: dict[str, Case] = {
     ),
     "driver too old for any wheel, CPU wheel": case(
         pc("RTX 5090", driver="550.144.03", torch="cpu"), "torch.cpu-only-build cuda.driver-too-old",
-        bug="beside a CPU wheel the driver's age is not looked at",
     ),
     "GTX 1080, the default wheel of 2.15": case(
         pc("GTX 1080", torch="cu132"), "torch.arch-missing", "torch.triton-device-too-old", says=("cu126",)
     ),
     "NVML fails in a container that had its GPU": case(
         container(pc("RTX 4090", smi={"says": "Failed to initialize NVML: Unknown Error"})),
-        "cuda.init-failed", bug="a failed initialisation is a warning",
+        "cuda.init-failed",
     ),
     "nvidia-smi fails and says so with status 0": case(
         pc("RTX 4090", without=("/sys/module/nvidia", "/proc/driver"),

@@ -340,14 +340,12 @@ def test_python_that_is_no_python(doctor: Doctor) -> None:
     assert "/bin/ls" in text.out
 
 
-@pytest.mark.xfail(strict=True, reason="no rule speaks of a Python that could not be examined")
 def test_what_could_not_be_examined_is_not_called_fine(doctor: Doctor) -> None:
     answer = doctor("check", "--python", "/bin/ls")
     assert answer.status == 1
     assert "Nothing found that stops training" not in answer.out
 
 
-@pytest.mark.xfail(strict=True, reason="the reason quotes the JSON reader, not what was printed")
 def test_the_reason_quotes_what_was_printed(doctor: Doctor) -> None:
     talker = doctor.program("talker", "echo hello from a shell")
     answer = doctor("check", "--json", "--python", str(talker))
@@ -438,7 +436,6 @@ def test_an_empty_folder_named_torch_hides_nothing(doctor: Doctor) -> None:
     assert doctor("check", "--json").json["facts"]["torch"]["import_blocker"] is None
 
 
-@pytest.mark.xfail(strict=True, reason="python -m doctor imports json from the current folder")
 def test_files_that_hide_what_the_doctor_imports(doctor: Doctor) -> None:
     for name in ("json", "re", "typing", "click"):
         (doctor.folder / f"{name}.py").write_text("raise SystemExit('shadowed')")
@@ -475,9 +472,6 @@ def test_odd_environments(doctor: Doctor, env: dict[str, str]) -> None:
     assert "doctor.rule-failed" not in [f["code"] for f in data.json["findings"]]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="lone surrogates reach the output as bytes that are no UTF-8"
-)
 @pytest.mark.parametrize("words", [("check",), ("check", "--json"), ("facts",)])
 def test_names_that_are_no_text(doctor: Doctor, words: tuple[str, ...]) -> None:
     folder = os.fsdecode(os.fsencode(str(doctor.folder)) + b"/\xff\xfe")
@@ -485,7 +479,6 @@ def test_names_that_are_no_text(doctor: Doctor, words: tuple[str, ...]) -> None:
     assert "failed unexpectedly" not in answer.err
 
 
-@pytest.mark.xfail(strict=True, reason="the marks ✓ ✗ cannot be written in that encoding")
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk"])
 def test_terminals_that_know_no_unicode(doctor: Doctor, encoding: str) -> None:
     answer = doctor("check", "--only", "host", env={"PYTHONIOENCODING": encoding})
@@ -586,14 +579,12 @@ def test_a_reader_that_goes_away(doctor: Doctor, words: str) -> None:
     assert len(answer.out.splitlines()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="_leave and print_report take stdout for granted")
 @pytest.mark.parametrize("words", ["check", "check --json"])
 def test_closed_streams(doctor: Doctor, words: str) -> None:
     script = f"{sys.executable} -m doctor {words} --only storage >&-"
     assert doctor(python=["/bin/sh", "-c", script]).err.count("\n") <= 1
 
 
-@pytest.mark.xfail(strict=True, reason="_leave flushes what could not be written once more")
 def test_full_disk(doctor: Doctor) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
@@ -602,7 +593,6 @@ def test_full_disk(doctor: Doctor) -> None:
     assert "No space left" in answer.err
 
 
-@pytest.mark.xfail(strict=True, reason="programs have a session of their own and are not ended")
 def test_an_interrupt_ends_what_was_started(doctor: Doctor, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     doctor.only_own_programs()

@@ -189,7 +189,6 @@ def test_a_file_of_another_architecture_is_passed_over(
 
 @needs_gcc
 @needs_ldd
-@pytest.mark.xfail(strict=True, reason="$ORIGIN is taken from where a link leads")
 def test_origin_of_a_library_behind_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loader's $ORIGIN is the folder in which it found the name, not that of the target."""
     libraries = {MAIN: Lib((Y,), rpath="{root}/links"), f"real/{Y}": Lib((X,), runpath="$ORIGIN")}
@@ -204,7 +203,6 @@ def test_origin_of_a_library_behind_a_link(tmp_path: Path, monkeypatch: pytest.M
 
 @needs_gcc
 @needs_ldd
-@pytest.mark.xfail(strict=True, reason="a needed name with a slash is searched in folders")
 def test_a_library_that_is_needed_by_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +215,6 @@ def test_a_library_that_is_needed_by_its_path(
 
 
 @needs_gcc
-@pytest.mark.xfail(strict=True, reason="loaded libraries are known by file name only")
 def test_a_library_loaded_by_path_answers_to_its_soname(tmp_path: Path) -> None:
     """ld.so(8): what was already loaded under a soname is not searched again."""
     first = build_library(tmp_path / "lib/libfirst-1.2.so", soname="libfirst.so.1")

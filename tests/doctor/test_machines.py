@@ -40,8 +40,5 @@ def test_enough_machines() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_verdict(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    row = CASES[name]
-    if row.bug:
-        request.applymarker(pytest.mark.xfail(reason=row.bug, strict=True))
-    judge(row, look(row.machine, tmp_path)[1])
+def test_verdict(name: str, tmp_path: Path) -> None:
+    judge(CASES[name], look(CASES[name].machine, tmp_path)[1])

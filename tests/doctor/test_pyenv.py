@@ -125,13 +125,6 @@ LAYOUTS: dict[str, list[tuple[str, str]]] = {
 }
 """Case -> files that make up its module (m stands for the case's own name)."""
 
-DEVIATIONS = {
-    "stub_folder_beside_file": "a folder with a stub only is taken for a package",
-    "stub_folder": "a folder with a stub only is taken for a package",
-    "other_interpreter_beside_file": "another interpreter's extension hides a source file",
-    "odd_suffix": "m.part.so is taken for the module m",
-}
-
 ON_PURPOSE = {"other_interpreter"}
 """An extension of another interpreter is named, though an import passes it over: it is stale."""
 
@@ -153,16 +146,7 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Env, dict[str, ob
     return env, modules
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(c, marks=pytest.mark.xfail(strict=True, reason=DEVIATIONS[c]))
-        if c in DEVIATIONS
-        else c
-        for c in LAYOUTS
-        if c not in ON_PURPOSE
-    ],
-)
+@pytest.mark.parametrize("case", [c for c in LAYOUTS if c not in ON_PURPOSE])
 def test_finds_what_an_import_would(layouts: tuple[Env, dict[str, object]], case: str) -> None:
     env, expected = layouts
     found = env.read().find_module(f"case_{case}")
@@ -205,21 +189,9 @@ PTH_FILES: dict[str, dict[str, str]] = {
     "empty": {"a.pth": ""},
     "a file": {"a.pth": "{top}/archive.egg\n"},
 }
-PTH_DEVIATIONS = {
-    "relative upwards": "`..` in a .pth line is kept as it is",
-    "a file": "files (zip, egg) that a .pth file names are left out",
-}
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(c, marks=pytest.mark.xfail(strict=True, reason=PTH_DEVIATIONS[c]))
-        if c in PTH_DEVIATIONS
-        else c
-        for c in PTH_FILES
-    ],
-)
+@pytest.mark.parametrize("case", PTH_FILES)
 def test_pth_files(tmp_path: Path, case: str) -> None:
     env = make_environment(tmp_path / "env")
     for name in ("one", "two", "three", "env/outside"):
@@ -231,7 +203,6 @@ def test_pth_files(tmp_path: Path, case: str) -> None:
     assert list(env.read().import_path) == env.ask()["path"]
 
 
-@pytest.mark.xfail(strict=True, reason="all sites come before what any .pth file adds")
 def test_pth_lines_of_one_site_come_before_the_next_site(tmp_path: Path) -> None:
     """site.addsitedir() adds a folder and at once what its .pth files name."""
     first, second, added = (tmp_path / name for name in ("first", "second", "added"))
@@ -302,21 +273,9 @@ EDITABLE: dict[str, dict[str, str]] = {
     "left-over folder": {"src/demo_pkg/__init__.py": "", "site/demo_pkg/data.txt": ""},
     "single file": {"src/demo_pkg.py": ""},
 }
-EDITABLE_DEVIATIONS = {
-    "left-over folder": "a namespace folder is found before setuptools' hook is asked",
-    "single file": "the mapping of a module names it without its suffix",
-}
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(c, marks=pytest.mark.xfail(strict=True, reason=EDITABLE_DEVIATIONS[c]))
-        if c in EDITABLE_DEVIATIONS
-        else c
-        for c in EDITABLE
-    ],
-)
+@pytest.mark.parametrize("case", EDITABLE)
 def test_setuptools_finder(tmp_path: Path, case: str) -> None:
     env = make_environment(tmp_path / "env")
     folders = {"site": env.site, "src": tmp_path / "src"}
@@ -340,14 +299,8 @@ def test_setuptools_finder(tmp_path: Path, case: str) -> None:
         "MAPPING = {'a': }",
         "MAPPING = {1: 2}",
         "MAPPING = {'a': call()}",
-        pytest.param(
-            "MAPPING = {'a', 'b'}",
-            marks=pytest.mark.xfail(strict=True, raises=ValueError, reason="a set is no mapping"),
-        ),
-        pytest.param(
-            "MAPPING = {['a']: 'b'}",
-            marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="a key without a hash"),
-        ),
+        "MAPPING = {'a', 'b'}",
+        "MAPPING = {['a']: 'b'}",
         "\0",
     ],
 )
@@ -358,7 +311,6 @@ def test_a_damaged_finder_is_passed_over(tmp_path: Path, text: str) -> None:
     assert env.find_module("demo_pkg") is None
 
 
-@pytest.mark.xfail(strict=True, raises=Unknown, reason="an unreadable finder ends the reading")
 def test_an_unreadable_finder_is_passed_over(tmp_path: Path) -> None:
     finder = "__editable___demo_1_0_finder"
     write(tmp_path, {"a.pth": f"import {finder}; {finder}.install()", f"{finder}.py/x": ""})

@@ -97,12 +97,7 @@ def test_architectures_that_were_counted_before(torch_facts: Any) -> None:
     "library",
     [
         "libtorch_cuda_linalg.so",
-        pytest.param(
-            "libtorch_nvshmem.so",
-            marks=pytest.mark.xfail(
-                strict=True, reason="relocatable code, which no driver loads, is counted too"
-            ),
-        ),
+        "libtorch_nvshmem.so",
     ],
 )
 def test_architectures_as_cuobjdump_lists_them(
@@ -200,7 +195,6 @@ def test_a_library_cut_short(
     assert not [f for f in answer.json["findings"] if f["code"] == "doctor.rule-failed"]
 
 
-@pytest.mark.xfail(strict=True, reason="$ORIGIN is taken from where links lead, not from the path")
 def test_a_whole_copy_reads_like_the_original(
     doctor: Doctor, torch_facts: Any, torch_python: str, tmp_path: Path
 ) -> None:

@@ -51,7 +51,6 @@ def test_at_least(version: str, floor: str, expected: bool) -> None:
     assert at_least(version, floor) is expected
 
 
-@pytest.mark.xfail(strict=True, reason="what is no version counts as the newest of all")
 @pytest.mark.parametrize("version", ["", "unknown", "N/A"])
 def test_no_version_reaches_no_floor(version: str) -> None:
     assert not at_least(version, "525.60.13")
@@ -94,7 +93,7 @@ def test_any_text_can_be_compared(a: str, b: str) -> None:
     assert isinstance(at_least(a, b), bool)
     assert isinstance(older(a, b), bool)
     assert minor(a) in release(a) or not release(a)
-    assert len(cann_key(a)) == 4
+    assert cann_key(a) < cann_key(b) or cann_key(a) >= cann_key(b)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +121,6 @@ def test_cann_releases_in_order(earlier: str, later: str) -> None:
     assert cann_key(earlier) < cann_key(later)
 
 
-@pytest.mark.xfail(strict=True, reason="alphas count as the release that they precede")
 @pytest.mark.parametrize(
     ("earlier", "later"),
     [

@@ -197,10 +197,7 @@ def line(**values: object) -> str:
         '{"name": "x", "ok": true, "detail": "d"}',
         '{"name": null}[]',
         "\x00\ufffd",
-        pytest.param(
-            '{"name": ' * 20000,
-            marks=pytest.mark.xfail(strict=True, raises=RecursionError, reason="not caught"),
-        ),
+        '{"name": ' * 20000,
     ],
 )
 def test_lines_that_are_no_results(text: str) -> None:
@@ -208,7 +205,6 @@ def test_lines_that_are_no_results(text: str) -> None:
     assert len(deep.read_results(f"{text}\n{line()}\n{text}")) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="types of ok and seconds are not looked at")
 @pytest.mark.parametrize(
     "values", [{"ok": "yes"}, {"seconds": "long"}, {"seconds": [1]}, {"ok": 1}]
 )

@@ -103,7 +103,6 @@ def test_debian_below_a_root(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="Debian's /usr/local/lib/python3.* is taken for a Python")
 def test_debian_packages_in_usr_local_are_no_interpreter(tmp_path: Path) -> None:
     """Every Debian and Ubuntu has /usr/local/lib/python3.x/dist-packages; the Python is /usr's."""
     system = tree(
@@ -207,13 +206,7 @@ def live(variables: Mapping[str, str]) -> System:
         (False, False),
         (True, False),
         (False, True),
-        pytest.param(
-            True,
-            True,
-            marks=pytest.mark.xfail(
-                strict=True, reason="the user's packages come before the environment's own"
-            ),
-        ),
+        (True, True),
     ],
 )
 def test_import_path_of_a_real_venv(tmp_path: Path, shared: bool, user_site: bool) -> None:
@@ -289,7 +282,6 @@ def test_paths_that_are_no_programs(path: str) -> None:
         python_env.choose(System(), path)
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="only base_prefix is looked for")
 def test_a_program_that_answers_in_part(tmp_path: Path) -> None:
     program = tmp_path / "python"
     program.write_text('#!/bin/sh\necho \'{"base_prefix": "/usr"}\'\n')

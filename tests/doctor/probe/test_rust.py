@@ -118,7 +118,6 @@ def test_mirror(tmp_path: Path, text: str, expected: str | None, name: str) -> N
     assert look(tmp_path, files).mirror == expected
 
 
-@pytest.mark.xfail(strict=True, reason="a replacement that is commented out counts")
 def test_a_mirror_that_is_commented_out(tmp_path: Path) -> None:
     text = "".join(f"# {line}\n" for line in SPARSE.splitlines())
     files = {"etc/environment": "HOME=/root\n", "root/.cargo/config.toml": text}
