@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from doctor import __version__
-from doctor.errors import DoctorError, Unknown, WrongUsage
+from doctor.errors import DoctorError, Unknown
 from doctor.facts import AREAS, SCHEMA, Facts, to_json
 from doctor.survey import DEFAULT_AREAS, survey
 from doctor.system import System
@@ -250,6 +250,3 @@ def _leave(status: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(status)
-
-
-__all__ = ["WrongUsage", "cli", "main"]

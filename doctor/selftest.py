@@ -28,17 +28,69 @@ class Stage:
 
     name: str
     command: tuple[str, ...]
-    optional: bool = False
-    """Where the program is not installed the stage is skipped, with a line that says so."""
+    needs: str | None = None
+    """A program without which the stage is skipped, with a line that says so."""
 
 
 PYTHON = sys.executable
+CRATE = "rustbpe/Cargo.toml"
 
 STAGES = (
     Stage(name="ruff check", command=(PYTHON, "-m", "ruff", "check", ".")),
     Stage(name="ruff format", command=(PYTHON, "-m", "ruff", "format", "--check", ".")),
     Stage(name="mypy --strict", command=(PYTHON, "-m", "mypy")),
-    Stage(name="shellcheck", command=("shellcheck", "nanochat-doctor", ".ci/run"), optional=True),
+    Stage(
+        name="shellcheck",
+        command=("shellcheck", "nanochat-doctor", ".ci/run"),
+        needs="shellcheck",
+    ),
+    Stage(
+        name="cargo fmt",
+        command=("cargo", "fmt", "--check", "--manifest-path", CRATE),
+        needs="cargo-fmt",
+    ),
+    Stage(
+        name="cargo clippy",
+        command=(
+            "cargo",
+            "clippy",
+            "--locked",
+            "--manifest-path",
+            CRATE,
+            "--all-targets",
+            "--all-features",
+            "--",
+            "-D",
+            "warnings",
+        ),
+        needs="cargo-clippy",
+    ),
+    Stage(
+        name="cargo test",
+        command=("cargo", "test", "--locked", "--manifest-path", CRATE),
+        needs="cargo",
+    ),
+    Stage(
+        name="build rustbpe",
+        command=(
+            PYTHON,
+            "-m",
+            "uv",
+            "pip",
+            "install",
+            "--python",
+            PYTHON,
+            "--reinstall-package",
+            "nanochat-rustbpe",
+            "./rustbpe[test]",
+        ),
+        needs="cargo",
+    ),
+    Stage(
+        name="pytest rustbpe",
+        command=(PYTHON, "-m", "pytest", "-q", "-c", "rustbpe/pyproject.toml", "rustbpe/tests"),
+        needs="cargo",
+    ),
     # Last, so that its closing line stands right above the summary.
     Stage(name="pytest", command=(PYTHON, "-m", "pytest")),
 )
@@ -87,8 +139,8 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> int:
 def run_stage(stage: Stage, folder: Path) -> bool | None:
     """Whether it went well; None where its program is not installed and need not be."""
     program = find(stage.command[0])
-    if program is None and stage.optional:
-        say(f"== {stage.name}: skipped, {stage.command[0]} is not installed")
+    if stage.needs and find(stage.needs) is None:
+        say(f"== {stage.name}: skipped, {stage.needs} is not installed")
         return None
     say(f"== {stage.name}: {' '.join(stage.command)}")
     began = time.monotonic()

@@ -11,8 +11,8 @@ from doctor import selftest
 from doctor.selftest import Stage
 
 
-def python(name: str, code: str, *, optional: bool = False) -> Stage:
-    return Stage(name=name, command=(sys.executable, "-c", code), optional=optional)
+def python(name: str, code: str) -> Stage:
+    return Stage(name=name, command=(sys.executable, "-c", code))
 
 
 def test_all_fine(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -53,15 +53,15 @@ def test_stages_run_in_the_checkout(tmp_path: Path) -> None:
     assert selftest.run_stages([stage], tmp_path) == 0
 
 
-@pytest.mark.parametrize(("optional", "status"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize(("needs", "status"), [("no-such-program-here", 0), (None, 1)])
 def test_a_missing_program(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], *, optional: bool, status: int
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], *, needs: str | None, status: int
 ) -> None:
-    stage = Stage(name="lint", command=("no-such-program-here", "x"), optional=optional)
+    stage = Stage(name="lint", command=("no-such-program-here", "x"), needs=needs)
     assert selftest.run_stages([stage], tmp_path) == status
     out = capfd.readouterr().out
     assert "no-such-program-here" in out
-    assert ("(skipped: lint)" in out) == optional
+    assert ("(skipped: lint)" in out) == (needs is not None)
 
 
 def test_every_stage_is_in_a_table_that_starts_this_python() -> None:
@@ -69,7 +69,7 @@ def test_every_stage_is_in_a_table_that_starts_this_python() -> None:
     assert len(set(names)) == len(names)
     assert names[-1] == "pytest"
     for stage in selftest.STAGES:
-        assert stage.optional or stage.command[0] == sys.executable
+        assert stage.command[0] in (sys.executable, "cargo", "shellcheck")
 
 
 def test_arguments_go_to_pytest_alone(

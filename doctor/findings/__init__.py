@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator
 
 from doctor.errors import DoctorError
 from doctor.facts import Facts
-from doctor.findings import cuda, deep, host, npu, rust, storage, torch
+from doctor.findings import (
+    cuda,
+    deep,
+    host,
+    npu,
+    rust,
+    storage,
+    torch,
+    torch_code,
+    torch_companions,
+)
 from doctor.findings.context import Context
 from doctor.findings.finding import ERROR, INFO, SEVERITIES, WARNING, Finding, Remedy
 from doctor.tables import Tables
@@ -21,6 +31,8 @@ RULES: tuple[Rule, ...] = (
     *host.RULES,
     *cuda.RULES,
     *torch.RULES,
+    *torch_code.RULES,
+    *torch_companions.RULES,
     *npu.RULES,
     *rust.RULES,
     *storage.RULES,

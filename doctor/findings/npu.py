@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 from doctor.facts import Ascend, Cann
+from doctor.findings.advice import best_npu_pair
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
-from doctor.findings.torch import best_npu_pair
 from doctor.versions import cann_key, release
 
 BAD_HEALTH = ("alarm", "critical", "offline", "fault")

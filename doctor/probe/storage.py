@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterator
 
 from doctor.errors import Unknown
@@ -22,6 +23,7 @@ STAGES = {
 }
 """Stage -> folder below the base folder, as upstream nanochat names them."""
 
+OWN_TOKENIZER = b"rustbpe tokenizer "
 PARQUET_MAGIC = b"PAR1"
 LFS_POINTER = b"version https://git-lfs"
 ZIP_END = b"PK\x05\x06"
@@ -119,6 +121,8 @@ def _tokenizer_damage(system: System, path: str | None) -> str | None:
     with system.mapped(path) as view:
         if view[: len(LFS_POINTER)] == LFS_POINTER:
             return "a Git LFS pointer, not the file"
+        if path.endswith(".bpe"):
+            return _own_tokenizer_damage(view)
         end = view[max(0, len(view) - 64) :]
         if path.endswith(".pkl"):
             # a pickle of protocol 2 or later begins with 0x80 and ends with STOP
@@ -126,6 +130,17 @@ def _tokenizer_damage(system: System, path: str | None) -> str | None:
         if path.endswith(".json"):
             return None if end.rstrip().endswith(b"}") else "cut short"
     return None
+
+
+def _own_tokenizer_damage(view: FileReader) -> str | None:
+    """The same for rustbpe's file: text whose last line is the CRC-32 of all lines above it."""
+    text = view[:]
+    if not text.startswith(OWN_TOKENIZER):
+        return "not a rustbpe tokenizer file"
+    body, mark, checksum = text.rpartition(b"crc32 ")
+    if not mark or not re.fullmatch(rb"[0-9a-f]{8}\n", checksum):
+        return "cut short"
+    return None if zlib.crc32(body) == int(checksum, 16) else "damaged: its checksum does not match"
 
 
 def _ends_as_zip(view: FileReader) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from doctor import fatbin
 from doctor.elf import Elf, ElfError
@@ -59,15 +58,8 @@ DRIVER_LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1", "libascend_hal.so")
 NVIDIA_PREFIXES = ("libcu", "libnv", "libnccl")
 
 
-@dataclass(frozen=True)
-class BundledNvidia:
-    """NVIDIA libraries of the Python environment: soname -> path."""
-
-    libraries: Mapping[str, str]
-
-
-def bundled_nvidia(system: System, env: PythonEnvironment | None) -> BundledNvidia:
-    """Libraries of pip's nvidia packages, which torch loads by path where its RPATH fails."""
+def bundled_nvidia(system: System, env: PythonEnvironment | None) -> dict[str, str]:
+    """Soname -> path of pip's nvidia libraries, which torch loads by path where its RPATH fails."""
     found: dict[str, str] = {}
     for site in env.sites if env else ():
         for package in system.glob(f"{site}/nvidia"):
@@ -75,10 +67,12 @@ def bundled_nvidia(system: System, env: PythonEnvironment | None) -> BundledNvid
                 name = path.rsplit("/", 1)[-1]
                 if ".so" in name:
                     found.setdefault(name, path)
-    return BundledNvidia(found)
+    return found
 
 
-def read_build(system: System, linker: Linker, folder: str, nvidia: BundledNvidia) -> TorchBuild:
+def read_build(
+    system: System, linker: Linker, folder: str, nvidia: Mapping[str, str]
+) -> TorchBuild:
     """Describe the PyTorch whose package folder this is."""
     look = Look()
     stated = look("version", stated_versions, system, folder) or {}
@@ -301,7 +295,7 @@ def _outside(closure: Closure, folder: str) -> set[str]:
     }
 
 
-def _foreign(system: System, closure: Closure, nvidia: BundledNvidia) -> list[str]:
+def _foreign(system: System, closure: Closure, nvidia: Mapping[str, str]) -> list[str]:
     """NVIDIA libraries that LD_LIBRARY_PATH takes although the environment has its own."""
     return sorted(
         str(item.path)
@@ -309,16 +303,16 @@ def _foreign(system: System, closure: Closure, nvidia: BundledNvidia) -> list[st
         if item.via == "LD_LIBRARY_PATH"
         and item.path
         and item.soname.startswith(NVIDIA_PREFIXES)
-        and item.soname in nvidia.libraries
-        and system.real(item.path) != system.real(nvidia.libraries[item.soname])
+        and item.soname in nvidia
+        and system.real(item.path) != system.real(nvidia[item.soname])
     )
 
 
-def _undefined(system: System, closure: Closure, nvidia: BundledNvidia) -> list[str]:
+def _undefined(system: System, closure: Closure, nvidia: Mapping[str, str]) -> list[str]:
     """nvJitLink symbols that libcusparse asks for and the nvJitLink it gets does not have."""
     askers = [i.path for i in closure.libraries.values() if i.soname.startswith("libcusparse.so")]
     givers = [i.path for i in closure.libraries.values() if i.soname.startswith("libnvJitLink.so")]
-    if not askers or not givers or givers[0] in nvidia.libraries.values():
+    if not askers or not givers or givers[0] in nvidia.values():
         return []
     names: list[set[str]] = []
     for path, side in ((askers[0], 1), (givers[0], 0)):

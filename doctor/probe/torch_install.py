@@ -12,7 +12,7 @@ from doctor.errors import Unknown
 from doctor.facts import Companion, Torch, TorchBuild
 from doctor.linker import Linker
 from doctor.look import Look
-from doctor.probe.torch_build import BundledNvidia, bundled_nvidia, read_build
+from doctor.probe.torch_build import bundled_nvidia, read_build
 from doctor.pyenv import Module, PythonEnvironment
 from doctor.system import System
 
@@ -31,7 +31,7 @@ def probe(system: System, linker: Linker, env: PythonEnvironment | None) -> Torc
     """Describe the torch of an environment, and PyTorch trees at their usual places."""
     look = Look()
     nvidia = bundled_nvidia(system, env)
-    linker.preload = dict(nvidia.libraries)
+    linker.preload = nvidia
 
     def read(folder: str) -> TorchBuild:
         build = read_build(system, linker, folder, nvidia)
@@ -49,11 +49,7 @@ def probe(system: System, linker: Linker, env: PythonEnvironment | None) -> Torc
         if found is not None:
             installed = read(found.path)
             by = _installed_by(env, found)
-            if (
-                dist is not None
-                and f"{dist.site}/torch" != found.path
-                and _is_other(found, dist.site)
-            ):
+            if dist is not None and f"{dist.site}/torch" != found.path and found.entry != dist.site:
                 entry = found.entry
                 if system.is_dir(f"{dist.site}/torch"):
                     shadowed = read(f"{dist.site}/torch")
@@ -103,11 +99,6 @@ def _imported(system: System, env: PythonEnvironment) -> tuple[Module | None, st
     if found.kind == "namespace":
         return (found, found.path) if is_torch else (None, None)
     return (found, None) if is_torch else (None, found.path)
-
-
-def _is_other(found: Module, site: str) -> bool:
-    """Whether a module does not belong to the distribution of a site (an editable install does)."""
-    return found.entry != site
 
 
 def _installed_by(env: PythonEnvironment, found: Module) -> str:
@@ -190,6 +181,3 @@ def _trees(system: System) -> Iterator[str]:
 
 def _is_source(system: System, place: str) -> bool:
     return system.exists(f"{place}/setup.py") and system.exists(f"{place}/CMakeLists.txt")
-
-
-__all__ = ["BundledNvidia", "probe"]

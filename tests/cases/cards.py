@@ -10,6 +10,7 @@ from cases.describe import (
     MISMATCH_SAYS,
     NO_DRIVER_SAYS,
     NVSWITCH,
+    OUTSIDE_FABRIC,
     Case,
     case,
     container,
@@ -141,8 +142,10 @@ CARDS_AND_DRIVERS: dict[str, Case] = {
         "cuda.init-failed",
     ),
     "fabric never came up, as the driver says": case(
-        pc(*[CARDS["H200"].but(fabric__state="In Progress", fabric__status="N/A")] * 8),
-        "cuda.init-failed",
+        pc(*[OUTSIDE_FABRIC] * 8, files=NVSWITCH), "cuda.init-failed", says=("802",)
+    ),
+    "fabric never came up, switches outside of this virtual machine": case(
+        pc(*[OUTSIDE_FABRIC] * 8), "cuda.init-failed", says=("802",)
     ),
     # --- faults, memory ---------------------------------------------------------------------
     "uncorrected ECC errors": case(

@@ -104,6 +104,7 @@ NO_TOOLCHAIN = (
 MIG_LIST = """GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-00000000-1111-2222-3333-444444444444)
   MIG 3g.40gb     Device  0: (UUID: MIG-aaaaaaaa-1111-5222-8333-444444444444)
   MIG 3g.40gb     Device  1: (UUID: MIG-bbbbbbbb-1111-5222-8333-444444444444)"""
+OUTSIDE_FABRIC = CARDS["H200"].but(fabric__state="In Progress", fabric__status="N/A")
 MIG_ON = CARDS["A100"].but(mig__mode__current="Enabled")
 OLD_JITLINK = {
     "env": {"LD_LIBRARY_PATH": "/usr/local/cuda-12.1/lib64"},

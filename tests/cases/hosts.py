@@ -74,7 +74,10 @@ HOSTS: dict[str, Case] = {
         says=("python3.12-dev|python3-dev",),
     ),
     "headers, torch in Debian's /usr/local": case(
-        Machine(torch="cpu", prefix="/usr/local", files={"/usr/include/python3.12/Python.h": ""}),
+        Machine(torch="cpu", prefix="/usr/local", site_name="dist-packages",
+                files={"/usr/include/python3.12/Python.h": "",
+                       "/usr/lib/python3.12/ensurepip/__init__.py": ""},
+                without=("/usr/local/bin/python", "/usr/local/bin/python3")),
     ),
     "Debian's Python, nothing installed": case(
         Machine(prefix="/usr/local", site_name="dist-packages", rustbpe=None,

@@ -77,8 +77,8 @@ TORCHES: dict[str, Case] = {
         pc("RTX 4090", packages={"torchvision": "0.24.1 torch==2.9.1", "torchaudio": "2.8.0 torch==2.8.0"}),
         warnings="torch.version-conflict torch.abi-mismatch",
     ),
-    "another package's pin": case(
-        pc("RTX 4090", packages={"vllm": "0.11.0 torch==2.8.0"}), warnings="torch.version-conflict",
+    "vLLM of another torch": case(
+        pc("RTX 4090", packages={"vllm": "0.11.0 torch==2.8.0"}), warnings="torch.abi-mismatch",
     ),
     "no Triton": case(
         pc("RTX 4090", torch=torch("cu128", triton=None)), warnings="torch.triton-missing", says=("3.5.1",)

@@ -523,9 +523,11 @@ LOOKS_AT_THE_MACHINE = (
     "probe/", "builder/", "survey.py", "linker.py", "pyenv.py", "redact.py", "cli.py"
 )  # fmt: skip
 LAYERS = {
-    "facts.py": ("doctor.errors",),
+    "fact.py": ("doctor.errors",),
+    "facts.py": ("doctor.errors", "doctor.fact"),
     "errors.py": (),
-    "elf.py": (),
+    "reader.py": (),
+    "elf.py": ("doctor.reader",),
     "fatbin.py": ("doctor.elf",),
     "versions.py": ("packaging",),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import mmap
 import struct
 import sysconfig
 import time
@@ -19,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from doctor.elf import TABLE_LIMIT, Buffer, Dynamic, Elf, ElfError
+from doctor.reader import FileReader
 
 LIBRARY_FOLDERS = ("/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/usr/lib64", "/lib64")
 SECTIONS_AT, SECTION_COUNT_AT, NAMES_INDEX_AT = 40, 60, 62
@@ -318,21 +318,21 @@ def test_sections_with_an_impossible_place(small: bytes) -> None:
                 assert_only_elf_error(patched(small, at + 64 * i + field, "<Q", value))
 
 
-def mapped(folder: Path, data: bytes) -> Iterator[mmap.mmap]:
-    path = folder / "mapped.so"
+def as_file(folder: Path, data: bytes) -> Iterator[FileReader]:
+    path = folder / "damaged.so"
     path.write_bytes(data)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        yield view
+    with path.open("rb") as file:
+        yield FileReader(file.fileno())
 
 
 @needs_gcc
 @pytest.mark.parametrize("value", [2**40, 2**63 + 5, 2**64 - 1])
-def test_a_memory_map_is_read_as_bytes_are(tmp_path: Path, small: bytes, value: int) -> None:
+def test_a_file_is_read_as_bytes_are(tmp_path: Path, small: bytes, value: int) -> None:
     """The names' section, whose place every name is looked up from, lies nowhere."""
     (at,) = struct.unpack_from("<Q", small, SECTIONS_AT)
     (index,) = struct.unpack_from("<H", small, NAMES_INDEX_AT)
     for data in (small, patched(small, at + 64 * index + 24, "<Q", value)):
-        for view in mapped(tmp_path, data):
+        for view in as_file(tmp_path, data):
             assert_only_elf_error(view)
 
 

@@ -70,7 +70,7 @@ def test_one_toolkit_behind_its_usual_link(tmp_path: Path) -> None:
         ({"include/cuda.h": "  #define  CUDA_VERSION  13020 \n"}, "13.2"),
         ({"version.json": "{", "include/cuda.h": "#define CUDA_VERSION 12040"}, "12.4"),
         ({"version.json": "[]", "version.txt": "garbage"}, None),
-        ({"version.json": '{"cuda": {"version": 12}}'}, None),
+        ({"version.json": '{"cuda": {"version": 12}}'}, "12"),
         ({"version.json": '{"cuda": null}', "version.txt": "\0\0"}, None),
         ({}, None),
     ],

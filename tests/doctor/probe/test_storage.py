@@ -8,6 +8,7 @@ import os
 import pickle
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,8 @@ def test_shards(tmp_path: Path) -> None:
 
 PICKLE = pickle.dumps({"ranks": list(range(500))})
 TOKENIZER = json.dumps({"model": {"vocab": {str(i): i for i in range(200)}}}).encode()
+OWN = b'rustbpe tokenizer 1\npattern "."\ntokens 2\n61 0\n62 1\nspecial_tokens 1\n"<|bos|>" 2\n'
+OWN += b"crc32 %08x\n" % zlib.crc32(OWN)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,12 @@ TOKENIZER = json.dumps({"model": {"vocab": {str(i): i for i in range(200)}}}).en
         ("tokenizer.json", TOKENIZER + b"\n", None),
         ("tokenizer.json", TOKENIZER[:-7], "cut short"),
         ("tokenizer.json", b"", "empty"),
-        ("tokenizer.bpe", b"anything", None),
+        ("tokenizer.bpe", OWN, None),
+        ("tokenizer.bpe", OWN[:-1], "cut short"),
+        ("tokenizer.bpe", OWN[:-15], "cut short"),
+        ("tokenizer.bpe", OWN.replace(b"62 1", b"63 1"), "damaged: its checksum does not match"),
+        ("tokenizer.bpe", b"anything", "not a rustbpe tokenizer file"),
+        ("tokenizer.bpe", b"", "empty"),
     ],
 )
 def test_tokenizer(tmp_path: Path, name: str, data: bytes, why: str | None) -> None:
