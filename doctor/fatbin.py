@@ -54,17 +54,18 @@ def read(elf: Elf) -> Fatbin:
     Raises:
         ElfError: the file around the section is damaged.
     """
-    damaged = False
+    damaged = present = False
     for name in SECTIONS:
         raw: Raw = Counter()
         for section in elf.sections():
             if section.name == name and section.size:
+                present = True
                 end = min(section.offset + section.size, len(elf.data))
                 cut = end < section.offset + section.size
                 damaged |= not _count_containers(elf.data, section.offset, end, raw) or cut
         if raw:
             return Fatbin(_named(raw), damaged)
-    return Fatbin(Counter(), damaged)
+    return Fatbin(Counter(), present)
 
 
 def _named(raw: Raw) -> Counter[tuple[str, int]]:

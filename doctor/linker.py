@@ -7,7 +7,6 @@ soname was already loaded is taken as it is.
 
 from __future__ import annotations
 
-import posixpath
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -245,7 +244,4 @@ def _c_string(data: bytes, at: int) -> str:
 def _expand(folders: Iterable[str], path: str) -> list[str]:
     """Search paths with $ORIGIN replaced by the folder of the library that names them."""
     origin = path.rsplit("/", 1)[0]
-    return [
-        posixpath.normpath(f.replace("${ORIGIN}", "$ORIGIN").replace("$ORIGIN", origin))
-        for f in folders
-    ]
+    return [f.replace("${ORIGIN}", "$ORIGIN").replace("$ORIGIN", origin) for f in folders]

@@ -228,7 +228,12 @@ def fabric_manager(c: Context) -> Iterator[Finding]:
         ERROR,
         "The machine has NVSwitch, and the fabric manager is not running: CUDA cannot start "
         "(error 802, system not yet initialized).",
-        ["systemctl is-active nvidia-fabricmanager: not active"],
+        [
+            f"GPU {gpu.index}: fabric.state {gpu.fabric_state}"
+            for gpu in nvidia.gpus
+            if gpu.fabric_state not in (None, "Completed")
+        ]
+        or ["systemctl is-active nvidia-fabricmanager: not active"],
         f"Start the fabric manager of the driver's own version ({c.driver}).",
         ["sudo systemctl enable --now nvidia-fabricmanager"],
     )

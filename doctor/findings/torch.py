@@ -209,7 +209,8 @@ def _is_older(c: Context, path: str) -> bool:
     if nvidia is None or build is None or not build.cuda:
         return False
     for toolkit in nvidia.toolkits:
-        if toolkit.version and path.startswith(f"{toolkit.path}/"):
+        homes = (toolkit.path, *(name for name in toolkit.found_by if name.startswith("/")))
+        if toolkit.version and path.startswith(tuple(f"{home}/" for home in homes)):
             return older(toolkit.version, build.cuda)
     named = re.search(r"cuda-(\d+\.\d+)", path)
     return bool(named and older(named.group(1), build.cuda))

@@ -125,6 +125,8 @@ def ask(question: Question) -> Endpoint:
         trouble = f"no answer within {SECONDS:.0f} s"
     except requests.exceptions.ConnectionError as error:
         trouble = _connection_trouble(str(error))
+    except requests.exceptions.TooManyRedirects:
+        trouble = "it redirects in a circle"
     except (requests.exceptions.RequestException, ValueError) as error:
         trouble = f"no valid address ({type(error).__name__})"
     return _endpoint(question, trouble, round(time.monotonic() - start, 3))

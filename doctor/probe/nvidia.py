@@ -186,10 +186,10 @@ def _with_capability(gpu: Gpu, on_bus: tuple[PciDevice, ...], tables: Tables) ->
 
 def _fabric_manager(system: System, gpus: tuple[Gpu, ...]) -> str | None:
     """State of the NVSwitch fabric's manager; None where there is no switch."""
+    if any((gpu.fabric_state or "").lower() in NOT_IN_FABRIC for gpu in gpus):
+        return "not running"
     if not pci.devices(system, VENDOR, NVSWITCH_CLASSES, lambda _: {}):
         return None
-    if any(state in NOT_IN_FABRIC for gpu in gpus if (state := (gpu.fabric_state or "").lower())):
-        return "not running"
     for path in system.glob("/run/nvidia-fabricmanager", suffix=".pid"):
         pid = (system.text(path) or "").strip()
         if pid.isdecimal() and (not system.live or system.exists(f"/proc/{pid}")):

@@ -6,6 +6,7 @@ libraries.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 
@@ -290,7 +291,7 @@ def _outside(closure: Closure, folder: str) -> set[str]:
         item.soname
         for item in closure.libraries.values()
         if item.needed_by.startswith(f"{folder}/")
-        and not (item.path or "").startswith(f"{folder}/")
+        and not posixpath.normpath(item.path or "").startswith(f"{folder}/")
         and item.via not in ("cache", "default", "path")
     }
 

@@ -449,8 +449,8 @@ def test_a_program_that_hangs(root: Path, case: str) -> None:
 
 def test_a_program_that_hangs_leaves_no_child(root: Path) -> None:
     with pytest.raises(Unknown):
-        run(root, f"(sleep 2; touch {root}/alive) & sleep 60", seconds=0.5)
-    time.sleep(2)
+        run(root, f"(sleep 1; touch {root}/alive) & sleep 60", seconds=0.5)
+    time.sleep(1)
     assert not (root / "alive").exists()
 
 
