@@ -184,7 +184,7 @@ class Linker:
         if path not in self._files:
             self._files[path] = None
             try:
-                with self.system.mapped(path) as view:
+                with self.system.opened(path) as view:
                     elf = Elf(view)
                     self._files[path] = (elf.machine, elf.bits, elf.dynamic())
             except (Unknown, ElfError) as error:

@@ -181,7 +181,7 @@ class System:
         return None if data is None else data.decode("utf-8", "replace")
 
     @contextlib.contextmanager
-    def mapped(self, path: str) -> Iterator[FileReader]:
+    def opened(self, path: str) -> Iterator[FileReader]:
         """A large file to look into; only what is looked at is read.
 
         Raises:

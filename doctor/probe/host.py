@@ -332,7 +332,7 @@ def _libstdcxx(system: System, linker: Linker) -> str:
     path = linker.find("libstdc++.so.6")
     if path is None:
         raise Unknown("libstdc++.so.6 is not on the loader's path")
-    with system.mapped(path) as view:
+    with system.opened(path) as view:
         try:
             section = Elf(view).section(".dynstr")
         except ElfError as error:

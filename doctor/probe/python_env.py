@@ -257,7 +257,7 @@ def _bits_from_files(system: System, place: Place, base_lib: str) -> int:
     ]
     for path in [str(place.executable), *extensions]:
         try:
-            with system.mapped(path) as view:
+            with system.opened(path) as view:
                 return Elf(view).bits
         except (Unknown, ElfError):
             continue

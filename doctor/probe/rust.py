@@ -32,6 +32,8 @@ def probe(system: System, env: PythonEnvironment | None, python_minor: str | Non
     """
     look = Look()
     module = env.find_module("rustbpe") if env else None
+    if module is not None and module.kind == "namespace":
+        module = None  # the crate's folder in a checkout on the path, no extension
     rustc = system.which("rustc")
     distribution = None
     if env is not None:
@@ -130,7 +132,7 @@ def _extensions(system: System, folder: str) -> Iterator[str]:
 
 def _machine(system: System, path: str) -> str | None:
     try:
-        with system.mapped(path) as view:
+        with system.opened(path) as view:
             return Elf(view).machine
     except (Unknown, ElfError):
         return None

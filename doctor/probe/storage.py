@@ -95,7 +95,7 @@ def parquet_damage(system: System, path: str) -> str | None:
     Apache Parquet, "File Format": `PAR1`, data, footer, its length (4 bytes), `PAR1`.
     """
     try:
-        with system.mapped(path) as view:
+        with system.opened(path) as view:
             size = len(view)
             if view[: len(LFS_POINTER)] == LFS_POINTER:
                 return "a Git LFS pointer, not the file"
@@ -118,7 +118,7 @@ def _tokenizer_damage(system: System, path: str | None) -> str | None:
         return None
     if not system.size(path):
         return "empty"
-    with system.mapped(path) as view:
+    with system.opened(path) as view:
         if view[: len(LFS_POINTER)] == LFS_POINTER:
             return "a Git LFS pointer, not the file"
         if path.endswith(".bpe"):
@@ -170,7 +170,7 @@ def _damaged(system: System, folder: str, files: list[str]) -> Iterator[str]:
         if not name.endswith(".pt") or not system.is_file(path):
             continue
         try:
-            with system.mapped(path) as view:
+            with system.opened(path) as view:
                 if not _ends_as_zip(view):
                     yield path
         except Unknown:

@@ -174,7 +174,7 @@ def _gpu_code(
 
 def _read_codes(system: System, path: str) -> tuple[ArchCode, ...]:
     try:
-        with system.mapped(path) as view:
+        with system.opened(path) as view:
             read = fatbin.read(Elf(view))
     except ElfError as error:
         raise Unknown(f"{path}: {error}") from error
@@ -224,7 +224,7 @@ def _search(
     system: System, path: str, parts: Mapping[str, tuple[tuple[str, bytes, str], ...]]
 ) -> dict[str, bool]:
     try:
-        with system.mapped(path) as view:
+        with system.opened(path) as view:
             elf = Elf(view)
             return {
                 part: any(elf.find(needle, section) for _, needle, section in signs)
@@ -242,7 +242,7 @@ def _machine(
     if not paths:
         return None
     try:
-        with system.mapped(paths[0]) as view:
+        with system.opened(paths[0]) as view:
             return Elf(view).machine
     except ElfError as error:
         raise Unknown(f"{paths[0]}: {error}") from error
@@ -253,7 +253,7 @@ def _cxx11_abi(system: System, lib: str, names: set[str]) -> bool | None:
     if "libc10.so" not in names:
         return None
     try:
-        with system.mapped(f"{lib}/libc10.so") as view:
+        with system.opened(f"{lib}/libc10.so") as view:
             elf = Elf(view)
             if elf.find(b"__cxx11", ".dynstr"):
                 return True
@@ -290,7 +290,7 @@ def _outside(closure: Closure, folder: str) -> set[str]:
     return {
         item.soname
         for item in closure.libraries.values()
-        if item.needed_by.startswith(f"{folder}/")
+        if posixpath.normpath(item.needed_by).startswith(f"{folder}/")
         and not posixpath.normpath(item.path or "").startswith(f"{folder}/")
         and item.via not in ("cache", "default", "path")
     }
@@ -318,7 +318,7 @@ def _undefined(system: System, closure: Closure, nvidia: Mapping[str, str]) -> l
     names: list[set[str]] = []
     for path, side in ((askers[0], 1), (givers[0], 0)):
         try:
-            with system.mapped(str(path)) as view:
+            with system.opened(str(path)) as view:
                 names.append(Elf(view).symbols("__nvJitLink")[side])
         except (Unknown, ElfError):
             return []

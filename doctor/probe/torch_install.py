@@ -142,7 +142,7 @@ def _ptxas_version(system: System, path: str | None) -> str | None:
     """CUDA release that a ptxas names in its text; it is not run."""
     if path is None:
         return None
-    with system.mapped(path) as view:
+    with system.opened(path) as view:
         start, stop = 0, len(view)
         try:
             section = Elf(view).section(".rodata")

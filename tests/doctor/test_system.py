@@ -100,7 +100,7 @@ def test_circles_end(root: Path) -> None:
         assert system.size(path) is None
         with pytest.raises(Unknown, match="too many links"):
             system.bytes(path)
-        with pytest.raises(Unknown), system.mapped(path):
+        with pytest.raises(Unknown), system.opened(path):
             pass
 
 
@@ -155,7 +155,7 @@ def test_what_is_absent_is_none(root: Path) -> None:
         assert system.size(f"{base}/none") is None and system.mtime(f"{base}/none") is None
         assert system.names(f"{base}/none") == [] == system.names(f"{base}/etc/name")
         assert system.glob(f"{base}/none", "x") == []
-        with pytest.raises(Unknown), system.mapped(f"{base}/none"):
+        with pytest.raises(Unknown), system.opened(f"{base}/none"):
             pass
 
 
@@ -165,15 +165,15 @@ def test_folders_and_pipes_are_no_files(root: Path) -> None:
         for name in ("etc", "pipe"):
             with pytest.raises(Unknown, match="is no file"):
                 system.bytes(f"{base}/{name}")
-        with pytest.raises(Unknown), system.mapped(f"{base}/etc"):
+        with pytest.raises(Unknown), system.opened(f"{base}/etc"):
             pass
 
 
-def test_a_pipe_is_not_waited_for_when_it_is_mapped(root: Path) -> None:
+def test_a_pipe_is_not_waited_for_when_it_is_opened(root: Path) -> None:
     os.mkfifo(root / "libx.so")
 
     def ask() -> None:
-        with pytest.raises(Unknown), System(root).mapped("/libx.so"):
+        with pytest.raises(Unknown), System(root).opened("/libx.so"):
             pass
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -205,13 +205,13 @@ def test_text_that_is_none_and_limits(root: Path) -> None:
     assert system.text("/binary") == "\ufffd\ufffd\0ok"
     assert system.bytes("/large", 1 << 16) == b"x" * (1 << 16)
     assert system.bytes("/large") == b"x" * (3 << 16)
-    with system.mapped("/large") as view:
+    with system.opened("/large") as view:
         assert len(view) == 3 << 16
 
 
-def test_an_empty_file_cannot_be_mapped(root: Path) -> None:
+def test_an_empty_file_cannot_be_opened(root: Path) -> None:
     (root / "empty").touch()
-    with pytest.raises(Unknown, match="/empty"), System(root).mapped("/empty"):
+    with pytest.raises(Unknown, match="/empty"), System(root).opened("/empty"):
         pass
 
 
@@ -221,7 +221,7 @@ def test_paths_that_no_file_can_have(root: Path, path: str) -> None:
         assert not system.exists(path)
         assert not system.is_dir(path) and not system.is_file(path)
         assert system.size(path) is None
-        with pytest.raises(Unknown), system.mapped(path):
+        with pytest.raises(Unknown), system.opened(path):
             pass
 
 

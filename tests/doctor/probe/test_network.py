@@ -133,7 +133,6 @@ def test_how_it_went(talk: Talk, trouble: str | None) -> None:
     assert found.latency is not None and found.latency < 2
 
 
-@pytest.mark.xfail(strict=True, reason="redirects in a circle are called no valid address")
 def test_redirects_in_a_circle() -> None:
     with serving(answers(301, "Location: /elsewhere\r\n")) as port:
         found = ask(port)

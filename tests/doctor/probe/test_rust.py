@@ -165,3 +165,21 @@ def test_a_damaged_extension_is_not_called_fit_for_another_machine(tmp_path: Pat
     found = look(tmp_path, {f"{SITE}/rustbpe.abi3.so": "\x7fELF cut"}, UNAME)
     assert found.module_path == f"/{SITE}/rustbpe.abi3.so"
     assert found.module_stale is None
+
+
+def test_the_crate_beside_us_is_no_extension(tmp_path: Path) -> None:
+    """A checkout that is on the import path has a folder `rustbpe`; importing it gives nothing."""
+    assert look(tmp_path, {f"{SITE}/rustbpe/Cargo.toml": "[package]"}).module_path is None
+
+
+def test_a_shim_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shim = tmp_path / "shims" / "maturin"
+    shim.parent.mkdir()
+    shim.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", str(shim.parent))
+    system = System()
+    found = rust.probe(system, PythonEnvironment(system, "3.12", [], []), "3.12")
+    assert found.maturin is None
+    assert "shim" in found.unknown["maturin"]
+    assert not (tmp_path / "ran").exists()
