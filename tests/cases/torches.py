@@ -48,7 +48,7 @@ TORCHES: dict[str, Case] = {
         Machine(env={"PYTHONPATH": "/home/user/pytorch"}, files=SOURCE_TREE), "torch.shadowed",
     ),
     "torch.py on PYTHONPATH": case(
-        Machine(torch="cpu", env={"PYTHONPATH": "/home/user/work"}, files={"/home/user/work/torch.py": ""}),
+        Machine(torch="cpu", env={"PYTHONPATH": "/home/user/code"}, files={"/home/user/code/torch.py": ""}),
         "torch.shadowed",
     ),
     "torch without __init__": case(
