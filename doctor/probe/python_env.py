@@ -23,6 +23,9 @@ from doctor.look import MIB, Look, find_version, key_values
 from doctor.pyenv import PythonEnvironment
 from doctor.system import System
 
+VENV_DEPTH = 8
+"""Up to Python 3.10 a venv made by a venv's Python names that one, not the base, as its home."""
+
 LIB_NAME = re.compile(r"python3\.\d+t?")
 ROOT_PREFIXES = ("/opt/venv", "/opt/conda", "/usr/local", "/usr")
 
@@ -169,14 +172,21 @@ def _identity(system: System, path: str) -> Mapping[str, Any]:
     return answer
 
 
+def _base_prefix(system: System, prefix: str) -> str:
+    """Prefix of the Python that a venv was made with, over venvs made from venvs."""
+    for _ in range(VENV_DEPTH):
+        home = _venv_config(system, prefix).get("home")
+        if not home:
+            break
+        prefix = home.rstrip("/").rsplit("/", 1)[0] or "/"
+    return prefix
+
+
 def environment(system: System, place: Place) -> PythonEnvironment:
     """Import path and distributions of an interpreter."""
     config = _venv_config(system, place.prefix)
-    base_lib = place.lib
-    base = place.prefix
-    if config.get("home"):
-        base = config["home"].rsplit("/", 1)[0] or "/"
-        base_lib = f"{base}/lib/python{place.minor}"
+    base = _base_prefix(system, place.prefix)
+    base_lib = f"{base}/lib/python{place.minor}"
     own = f"{place.lib}/site-packages"
     shared = [f"{base_lib}/site-packages", f"{base_lib}/dist-packages"]
     if base == "/usr":
