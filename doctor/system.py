@@ -16,7 +16,7 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -362,11 +362,6 @@ class System:
         with self._lock:
             for process in self._running:
                 _kill(process)
-
-
-def first_existing(system: System, paths: Iterable[str]) -> str | None:
-    """The first of some paths that exists."""
-    return next((path for path in paths if system.exists(path)), None)
 
 
 def _collect(process: subprocess.Popen[bytes], name: str, seconds: float) -> Completed:

@@ -151,11 +151,6 @@ class Tables:
         """The row of a compute capability."""
         return next((row for row in self.rows("cuda", "arch") if row["cc"] == cc), None)
 
-    def is_tegra(self, cc: str) -> bool:
-        """Whether a compute capability is that of a Tegra (Jetson, Thor)."""
-        row = self.arch(cc)
-        return bool(row and row["tegra"])
-
     def major_floor(self, cuda: str) -> str | None:
         """Lowest driver that runs code of a CUDA version (minor-version compatibility)."""
         major = cuda.partition(".")[0]
