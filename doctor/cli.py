@@ -60,7 +60,7 @@ class DefaultsToCheck(click.Group):
 @click.option("--debug", is_flag=True, help="Show a traceback where something fails.")
 @click.version_option(__version__, prog_name="nanochat-doctor", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, root: Path | None, debug: bool) -> None:  # fmt: skip
+def cli(ctx: click.Context, root: Path | None, debug: bool) -> None:
     """Looks at a machine, says what is wrong with it, and what to do.
 
     Without a command it is `check`. Exit status: 0 fine, 1 a problem was found or the work failed,

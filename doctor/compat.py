@@ -122,6 +122,7 @@ class Wheel:
     version: str
     variant: str
     cuda: str | None
+    pythons: tuple[str, ...]
     index: str
     default: bool
     row: Row
@@ -161,7 +162,8 @@ def wheels(
         release = releases.get(minor(row["torch"]))
         if release is None or (arch and row["cpu_arch"] != arch):
             continue
-        if python and python not in pythons(release, row["cpu_arch"]):
+        served = pythons(release, row["cpu_arch"])
+        if python and python not in served:
             continue
         floor = release.get(f"min_glibc_{row['cpu_arch']}") or release.get("min_glibc")
         if glibc and floor and older(glibc, floor):
@@ -171,6 +173,7 @@ def wheels(
             version=max(versions, key=parts),
             variant=row["variant"],
             cuda=row.get("cuda") or None,
+            pythons=served,
             index=row["index"],
             default=bool(row.get("default")),
             row=row,

@@ -321,6 +321,11 @@ class Ascend(Fact):
     invalid_visible: tuple[str, ...] = ()
     torch_npu: TorchNpu | None = None
 
+    @property
+    def active(self) -> Cann | None:
+        """The toolkit that `active_toolkit` names."""
+        return next((t for t in self.toolkits if t.path == self.active_toolkit), None)
+
 
 # --- torch -----------------------------------------------------------------------------------
 
@@ -441,6 +446,8 @@ class Rust(Fact):
     mirror: str | None = None
     """Registry that replaces crates.io in cargo's configuration."""
     maturin: str | None = None
+    crate: str | None = None
+    """Folder of the crate's source, where nanochat-doctor runs from a checkout."""
     module_path: str | None = None
     """The `rustbpe` extension that the examined Python would import."""
     module_version: str | None = None

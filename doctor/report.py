@@ -202,7 +202,7 @@ def _ascend(facts: Facts) -> Iterator[str]:
         yield f"{count} × {name}" + (f" ({size} MB)" if size else "")
     if ascend.driver_version:
         yield f"driver {ascend.driver_version}"
-    active = next((t for t in ascend.toolkits if t.path == ascend.active_toolkit), None)
+    active = ascend.active
     if active:
         state = "" if ascend.env_sourced else " (not sourced)"
         yield f"CANN {active.version or '?'}{state}"

@@ -29,6 +29,7 @@ PROGRAM_SECONDS = 5.0
 
 OUTPUT_LIMIT = 8 << 20
 FILE_LIMIT = 8 << 20
+READ_STEP = 1 << 16
 LINK_LIMIT = 40
 
 ROOT_PROGRAM_FOLDERS = (
@@ -157,7 +158,7 @@ class System:
         ]
 
     def bytes(self, path: str, limit: int = FILE_LIMIT) -> bytes | None:
-        """The first `limit` bytes (in steps of 64 KiB) of a file; None where there is none.
+        """The first `limit` bytes of a file; None where there is none.
 
         Raises:
             Unknown: it is there and cannot be read, or is no file (a pipe would block for ever).
@@ -168,8 +169,8 @@ class System:
                 raise Unknown(f"{path} is no file")
             with place.open("rb", buffering=0) as file:
                 # in steps: some files of /proc and /sys refuse a large buffer with ENOMEM
-                steps = iter(lambda: file.read(1 << 16), b"")
-                return b"".join(itertools.islice(steps, limit >> 16))
+                steps = iter(lambda: file.read(READ_STEP), b"")
+                return b"".join(itertools.islice(steps, -(-limit // READ_STEP)))[:limit]
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:

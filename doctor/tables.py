@@ -238,6 +238,11 @@ class Tables:
                 continue
             yield Requirement(row["package"], row["module"], row["spec"])
 
+    def pytorch_index(self, variant: str) -> str:
+        """PyTorch's own index of a variant, `cpu` or `cu128`."""
+        rows = self.rows("mirrors", "endpoint")
+        return next(f"{row['url']}/{variant}" for row in rows if row["kind"] == "pytorch")
+
     # --- what else findings need -------------------------------------------------------
 
     def code(self, name: str) -> Row:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import re
+
 from doctor.findings.context import Context, joined
 from doctor.tables import Row
 from doctor.versions import parts
 
 
 def torch_commands(c: Context) -> list[str]:
-    """Commands that install the best torch for this machine, where the tables know one."""
-    if c.has_npu:
-        pair = best_npu_pair(c)
-        if pair is None:
-            return []
-        host = c.facts.host
-        requirement = f"torch=={pair['torch']}"
-        cpu_index = host is not None and host.arch == "x86_64"
-        index = "https://download.pytorch.org/whl/cpu" if cpu_index else None
-        return [
-            c.pip_install(requirement, index=index),
-            c.pip_install(f"torch_npu=={pair['torch_npu']}", "pyyaml", "numpy<2", "decorator",
-                          "attrs", "psutil", "scipy"),
-        ]  # fmt: skip
-    return [c.torch_install(c.wheels[0], again=c.torch is not None)] if c.wheels else []
+    """Commands that install the best torch for this machine, where the tables know one.
+
+    Beside an NPU: torch for the CPU, its torch_npu, and what that imports without asking for it.
+    """
+    if not c.has_npu:
+        return [c.torch_install(c.wheels[0], again=c.torch is not None)] if c.wheels else []
+    pair, host = best_npu_pair(c), c.facts.host
+    if pair is None:
+        return []
+    # the default index has a CPU build for ARM only; a CUDA build gets in torch_npu's way
+    index = c.tables.pytorch_index("cpu") if host and host.arch == "x86_64" else None
+    python = (c.python_minor or "").removesuffix("t") or None
+    needs = c.tables.npu_requirements(pair["torch"], active_cann(c), python)
+    packages = dict.fromkeys(f"{need.name}{need.specifier}" for need in needs)
+    specified = {re.split("[<>=]", p)[0] for p in packages if re.search("[<>=]", p)}
+    return [
+        c.pip_install(f"torch=={pair['torch']}", index=index),
+        c.pip_install(
+            f"torch_npu=={pair['torch_npu']}", *(p for p in packages if p not in specified)
+        ),
+    ]
 
 
 def best_npu_pair(c: Context) -> Row | None:
@@ -42,13 +50,12 @@ def best_npu_pair(c: Context) -> Row | None:
 
 def active_cann(c: Context) -> str | None:
     """Release of the CANN that the environment uses, else of the one that is there."""
-    ascend = c.facts.ascend
-    if ascend is None:
-        return None
-    return next((t.version for t in ascend.toolkits if t.path == ascend.active_toolkit), None)
+    active = c.facts.ascend.active if c.facts.ascend else None
+    return active.version if active else None
 
 
 def how_to_get_torch(c: Context) -> str:
+    """The same in a sentence, or why the tables know none."""
     if c.has_npu:
         return "Install the torch and torch_npu that go with this CANN."
     if not c.wheels and not c.capabilities:

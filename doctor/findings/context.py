@@ -12,8 +12,6 @@ from doctor.findings.finding import Finding, Remedy
 from doctor.tables import Row, Tables
 from doctor.versions import minor
 
-DEFAULT_INDEX = "the default Python index"
-
 
 class Context:
     """One machine under examination. All properties are derived from the facts alone."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from doctor import compat
 from doctor.facts import AREAS
+from doctor.findings.advice import active_cann
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.versions import older, parts
@@ -70,13 +71,8 @@ def python_version(c: Context) -> Iterator[Finding]:
 def _served_pythons(c: Context) -> set[str]:
     """Pythons with a torch for this machine: torch_npu's on Ascend, else those of all wheels."""
     if c.has_npu:
-        ascend = c.facts.ascend
-        active = (
-            next((t for t in ascend.toolkits if t.path == ascend.active_toolkit), None)
-            if ascend
-            else None
-        )
-        pairs = c.tables.cann_pairs(active.version) if active and active.version else []
+        version = active_cann(c)
+        pairs = c.tables.cann_pairs(version) if version else []
         return {
             python
             for pair in pairs
@@ -91,13 +87,7 @@ def _served_pythons(c: Context) -> set[str]:
         devices=c.capabilities,
         driver=None,
     )
-    releases = {row["torch"]: row for row in c.tables.rows("torch", "release")}
-    return {
-        python
-        for wheel in fitting
-        for python in compat.pythons(releases[wheel.row["torch"]], wheel.row["cpu_arch"])
-        if wheel.row["torch"] in releases
-    }
+    return {python for wheel in fitting for python in wheel.pythons}
 
 
 def python_32bit(c: Context) -> Iterator[Finding]:

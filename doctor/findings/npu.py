@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from doctor.facts import Ascend, Cann
-from doctor.findings.advice import best_npu_pair
+from doctor.facts import Ascend
+from doctor.findings.advice import best_npu_pair, torch_commands
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.versions import cann_key, release
@@ -190,7 +190,7 @@ def cann(c: Context) -> Iterator[Finding]:
     ascend = c.facts.ascend
     if ascend is None or not (c.has_npu or ascend.torch_npu):
         return
-    active = _active(ascend)
+    active = ascend.active
     if active is None:
         if not c.has_npu:
             return
@@ -226,16 +226,12 @@ def cann(c: Context) -> Iterator[Finding]:
         )
 
 
-def _active(ascend: Ascend) -> Cann | None:
-    return next((t for t in ascend.toolkits if t.path == ascend.active_toolkit), None)
-
-
 def driver_cann(c: Context) -> Iterator[Finding]:
     """CANN names the driver generations that it accepts; firmware names the drivers."""
     ascend = c.facts.ascend
     if ascend is None:
         return
-    active = _active(ascend)
+    active = ascend.active
     inner = GENERATION.match(ascend.driver_inner_version or "")
     own = GENERATION.match((active.inner_version if active else None) or "")
     # the list leaves out the CANN's own generation, and cannot name those that came after it
@@ -314,7 +310,7 @@ def torch_npu(c: Context) -> Iterator[Finding]:
 
 def _pair_with_cann(c: Context, version: str) -> Iterator[Finding]:
     ascend = c.facts.ascend
-    active = _active(ascend) if ascend else None
+    active = ascend.active if ascend else None
     if active is None or active.version is None:
         return
     rows = c.tables.rows("ascend", "pair")
@@ -350,20 +346,10 @@ def _python_of(c: Context) -> Iterator[Finding]:
 
 def _mismatch(c: Context, cause: str, evidence: list[str]) -> Finding:
     pair = best_npu_pair(c)
-    host = c.facts.host
-    commands = []
     text = f"Take torch, torch_npu and CANN of one row of the vendor's table ({PORTAL})."
     if pair:
         text = f"Install torch {pair['torch']} with torch_npu {pair['torch_npu']}, or another CANN."
-        cpu = host is not None and host.arch == "x86_64"
-        commands = [
-            c.pip_install(
-                f"torch=={pair['torch']}",
-                index="https://download.pytorch.org/whl/cpu" if cpu else None,
-            ),
-            c.pip_install(f"torch_npu=={pair['torch_npu']}"),
-        ]
-    return c.finding("npu.torch-npu-mismatch", ERROR, cause, evidence, text, commands)
+    return c.finding("npu.torch-npu-mismatch", ERROR, cause, evidence, text, torch_commands(c))
 
 
 def packages(c: Context) -> Iterator[Finding]:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from doctor.findings.context import Context
 from doctor.findings.finding import INFO, WARNING, Finding
 from doctor.versions import older
-
-CRATE = Path(__file__).parents[2] / "rustbpe"
-"""The crate of a checkout; an installed nanochat-doctor has none."""
 
 
 def toolchain(c: Context) -> Iterator[Finding]:
@@ -78,7 +74,7 @@ def extension(c: Context) -> Iterator[Finding]:
             f"The rustbpe extension at {rust.module_path} does not serve: {rust.module_stale}.",
             [str(rust.module_path)],
             "Build it again for this Python.",
-            [c.pip_install("--force-reinstall", str(CRATE))] if CRATE.is_dir() else [],
+            [c.pip_install("--force-reinstall", rust.crate)] if rust.crate else [],
         )
     elif rust.module_path is None:
         yield c.finding(
@@ -88,7 +84,7 @@ def extension(c: Context) -> Iterator[Finding]:
             "train and use a tokenizer.",
             ["no module rustbpe"],
             "Install it before training a tokenizer.",
-            [c.pip_install(str(CRATE) if CRATE.is_dir() else "rustbpe")],
+            [c.pip_install(rust.crate or "rustbpe")],
         )
 
 

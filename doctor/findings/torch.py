@@ -153,7 +153,7 @@ def _missing_by_source(
     others = [m for m in build.missing_libraries if m not in of_cuda and m not in own]
     again = []
     if build.version and torch.installed_by == "wheel":
-        index = f"https://download.pytorch.org/whl/{build.local_tag}" if build.local_tag else None
+        index = c.tables.pytorch_index(build.local_tag) if build.local_tag else None
         again = [
             c.pip_install("--force-reinstall", f"torch=={release(build.version)}", index=index)
         ]

@@ -87,7 +87,7 @@ def _companion_command(c: Context, name: str, build: TorchBuild) -> list[str]:
     row = _companion_row(c, release(build.version or ""))
     if row is None or name not in row:
         return []
-    index = f"https://download.pytorch.org/whl/{build.local_tag}" if build.local_tag else None
+    index = c.tables.pytorch_index(build.local_tag) if build.local_tag else None
     return [c.pip_install(f"{name}=={row[name]}", "--no-deps", index=index)]
 
 

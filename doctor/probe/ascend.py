@@ -116,15 +116,12 @@ def _user_in_group(system: System, group: str | None) -> bool | None:
     if system.which("id"):
         text = system.output(["id"])
         return bool(re.search(r"\buid=0\(", text)) or f"({group})" in text.partition("gid=")[2]
+    groups = system.text("/etc/group") or ""
     user = system.env.get("USER") or system.env.get("LOGNAME")
-    line = re.search(rf"^{re.escape(group)}:[^:]*:[^:]*:(.*)$", _groups(system), re.MULTILINE)
+    line = re.search(rf"^{re.escape(group)}:[^:]*:[^:]*:(.*)$", groups, re.MULTILINE)
     if user is None or line is None:
         raise Unknown("neither id nor /etc/group tells this user's groups")
     return user == "root" or user in line.group(1).split(",")
-
-
-def _groups(system: System) -> str:
-    return system.text("/etc/group") or ""
 
 
 def _torch_npu(

@@ -13,6 +13,8 @@ from doctor.look import Look, find_version, without_credentials
 from doctor.pyenv import Module, PythonEnvironment, python_tags
 from doctor.system import System
 
+CHECKOUT = Path(__file__).parents[2]
+CRATE = CHECKOUT / "rustbpe"
 TOOLCHAIN_FILES = ("rust-toolchain.toml", "rust-toolchain")
 REPLACED = re.compile(r"\[source\.['\"]?crates-io['\"]?\][^\[]*?replace-with\s*=\s*['\"]([^'\"]+)")
 
@@ -46,6 +48,7 @@ def probe(system: System, env: PythonEnvironment | None, python_minor: str | Non
         rustup=rustc is not None and system.exists(f"{rustc.rsplit('/', 1)[0]}/rustup"),
         off_path=_off_path(system),
         toolchain_file=_toolchain_file(system),
+        crate=str(CRATE) if system.live and CRATE.is_dir() else None,
         mirror=look("mirror", _mirror, system),
         maturin=look("maturin", _maturin, system, env),
         module_path=module.path if module else None,
@@ -86,8 +89,7 @@ def _toolchain_file(system: System) -> str | None:
     """The file that pins the crate's toolchain, in a checkout."""
     if not system.live:
         return None
-    checkout = Path(__file__).parents[2]
-    paths = (checkout / folder / name for folder in ("rustbpe", "") for name in TOOLCHAIN_FILES)
+    paths = (CHECKOUT / folder / name for folder in ("rustbpe", "") for name in TOOLCHAIN_FILES)
     return next((str(path) for path in paths if path.is_file()), None)
 
 
@@ -140,7 +142,7 @@ def _machine(system: System, path: str) -> str | None:
 
 def _older_than_source(system: System, path: str) -> str | None:
     """Whether the checkout's crate has changed since the extension was built."""
-    source = Path(__file__).parents[2] / "rustbpe" / "src"
+    source = CRATE / "src"
     built = system.mtime(path)
     if not system.live or not source.is_dir() or built is None:
         return None

@@ -17,7 +17,7 @@ from doctor.pyenv import Module, PythonEnvironment
 from doctor.system import System
 
 COMPANIONS = ("torchvision", "torchaudio", "torchtext", "flash-attn", "xformers", "torchao", "vllm")
-PTXAS_FOLDERS = ("backends/nvidia/bin", "third_party/cuda/bin", "common/../third_party/cuda/bin")
+PTXAS_FOLDERS = ("backends/nvidia/bin", "third_party/cuda/bin")
 PTXAS_BANNER = b"Cuda compilation tools, release "
 PTXAS_RELEASE = re.compile(rb"(\d+\.\d+), V")
 MANYLINUX = re.compile(r"manylinux(?:_(?P<major>\d+)_(?P<minor>\d+)|(?P<legacy>1|2010|2014))_")

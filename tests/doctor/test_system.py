@@ -555,3 +555,10 @@ def test_modes_of_what_is_read_do_not_change(root: Path) -> None:
     system = System(root)
     system.text("/etc/name"), system.names("/usr"), system.run(["tool"])
     assert state() == before
+
+
+@pytest.mark.parametrize("limit", [1, 100, 1 << 16, (1 << 16) + 1, 200_000, 1 << 20])
+def test_a_file_is_read_up_to_its_limit(tmp_path: Path, limit: int) -> None:
+    content = bytes(range(256)) * 800
+    (tmp_path / "file").write_bytes(content)
+    assert System(tmp_path).bytes("/file", limit) == content[:limit]

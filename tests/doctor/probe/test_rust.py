@@ -183,3 +183,11 @@ def test_a_shim_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert found.maturin is None
     assert "shim" in found.unknown["maturin"]
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_crate_of_this_checkout_is_of_no_use_to_another_machine(tmp_path: Path) -> None:
+    assert look(tmp_path).crate is None
+    system = System()
+    live = rust.probe(system, PythonEnvironment(system, "3.12", [], []), "3.12")
+    assert live.crate is not None
+    assert (Path(live.crate) / "Cargo.toml").is_file()
