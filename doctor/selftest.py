@@ -91,6 +91,10 @@ STAGES = (
         command=(PYTHON, "-m", "pytest", "-q", "-c", "rustbpe/pyproject.toml", "rustbpe/tests"),
         needs="cargo",
     ),
+    Stage(
+        name="install trainer",
+        command=(PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "-e", ".[train,test]"),
+    ),
     # Last, so that its closing line stands right above the summary.
     Stage(name="pytest", command=(PYTHON, "-m", "pytest")),
 )

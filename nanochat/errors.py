@@ -1,0 +1,15 @@
+"""The two ways in which a person is told that something cannot go on."""
+
+from __future__ import annotations
+
+
+class NanochatError(Exception):
+    """Data or machine do not fit; the message is one sentence: what happened, why, what to do."""
+
+    exit_code = 1
+
+
+class WrongUsage(NanochatError):
+    """A value is wrong in itself, whatever the machine."""
+
+    exit_code = 2

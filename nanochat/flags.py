@@ -1,0 +1,93 @@
+"""Command lines of the scripts: flags with dashes or underscores, one-sentence errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from nanochat.errors import NanochatError, WrongUsage
+
+INTERRUPTED = 130
+"""The exit status of a program that Ctrl-C ended, as shells have it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser for which `--max-seq-len 512`, `--max_seq_len 512` and `--max_seq_len=512` are one."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument(
+            "--debug", action="store_true", help="show a traceback when something fails"
+        )
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]  # noqa: ANN001, ANN201
+        """As argparse's own, after underscores in the names of flags have become dashes."""
+        words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args([dashed(word) for word in words], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """One sentence and status 2, without argparse's page of usage."""
+        self.exit(WrongUsage.exit_code, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def dashed(word: str) -> str:
+    """`--max_seq_len=a_b` -> `--max-seq-len=a_b`; everything that is no long flag stays as it is."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for `type=`."""
+    return at_least(1)(text)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers not below `least`, for `type=`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text.replace("_", ""))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is no whole number") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is below {least}")
+        return value
+
+    return parse
+
+
+def run(
+    main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None
+) -> NoReturn:
+    """Call a script's `main` and leave with its status; a failure is one line, unless --debug asks for more."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    debug = "--debug" in words
+    try:
+        main(argv)
+    except NanochatError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(
+            f"error: unexpected {type(error).__name__}: {error}; run again with --debug for the traceback",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.exit(1)
+    sys.exit(0)

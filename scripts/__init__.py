@@ -1,0 +1,1 @@
+"""The stages of training, each run as `python -m scripts.NAME`."""

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.packing import BestFit
+
+
+def naive(waiting: list[list[int]], space: int) -> list[int]:
+    """By trying all: the largest that fits, or the beginning of the shortest; of equals the oldest."""
+    best = None
+    for document in waiting:
+        if len(document) <= space and (best is None or len(document) > len(best)):
+            best = document
+    if best is None:
+        best = waiting[0]
+        for document in waiting:
+            if len(document) < len(best):
+                best = document
+    waiting.remove(best)
+    return best[:space]
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 20)), min_size=1, max_size=60),
+)
+def test_equals_trying_all(width: int, steps: list[tuple[int, int]]) -> None:
+    """Each step adds a document of one length, and every other one takes for a space."""
+    fit = BestFit(width)
+    waiting: list[list[int]] = []
+    for number, (length, space) in enumerate(steps):
+        document = [number] * length  # no two alike, so that the right one of equal lengths is seen
+        fit.add(np.array(document, np.uint16))
+        waiting.append(document[:width])
+        if number % 2:
+            assert fit.take(min(space, width)).tolist() == naive(waiting, min(space, width))
+    while waiting:
+        assert fit.take(width).tolist() == naive(waiting, width)
+    assert len(fit) == 0
+
+
+def test_documents_do_not_keep_what_they_were_cut_from() -> None:
+    fit = BestFit(4)
+    fit.add(np.arange(1000, dtype=np.uint16)[10:30])
+    assert fit.documents[0].base is None
+    assert fit.documents[0].tolist() == [10, 11, 12, 13]
