@@ -36,6 +36,11 @@ PYTHON = sys.executable
 CRATE = "rustbpe/Cargo.toml"
 
 STAGES = (
+    # First: the types of what the trainer imports are checked, too.
+    Stage(
+        name="install trainer",
+        command=(PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "-e", ".[train,test]"),
+    ),
     Stage(name="ruff check", command=(PYTHON, "-m", "ruff", "check", ".")),
     Stage(name="ruff format", command=(PYTHON, "-m", "ruff", "format", "--check", ".")),
     Stage(name="mypy --strict", command=(PYTHON, "-m", "mypy")),
@@ -90,10 +95,6 @@ STAGES = (
         name="pytest rustbpe",
         command=(PYTHON, "-m", "pytest", "-q", "-c", "rustbpe/pyproject.toml", "rustbpe/tests"),
         needs="cargo",
-    ),
-    Stage(
-        name="install trainer",
-        command=(PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "-e", ".[train,test]"),
     ),
     # Last, so that its closing line stands right above the summary.
     Stage(name="pytest", command=(PYTHON, "-m", "pytest")),

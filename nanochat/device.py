@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +34,9 @@ ENVIRONMENT: Mapping[str, str] = {
     "TASK_QUEUE_ENABLE": "2",
     # Names of ranks' cards are not on a whitelist file that nobody has.
     "HCCL_WHITELIST_DISABLE": "1",
+    # Threads of a CPU sleep while they wait for each other. By default they spin, which is no faster on an idle machine,
+    # and ten to twenty times as slow as soon as another program wants a core (measured).
+    "OMP_WAIT_POLICY": "PASSIVE",
     # What an operator lacks on MPS runs on the CPU, slowly, in place of an error.
     "PYTORCH_ENABLE_MPS_FALLBACK": "1",
 }
@@ -65,16 +69,25 @@ class Family:
     """What must be imported before torch knows the kind."""
     staging: bool = False
     """Copies from the host are faster out of pinned memory, and can overlap."""
-    chunk_bytes: int
-    """How large the block of logits may be that the loss works on: large enough to keep the device busy, small
+    block_bytes: int
+    """How large a block of logits may be that the loss multiplies out: large enough to keep the device busy, small
     enough not to matter beside the rest of a step."""
+    tile_bytes: int
+    """How much of a block is turned into gradients at once; on a CPU, what stays in its cache."""
 
 
 FAMILIES = (
-    Family(kind="npu", backend="hccl", package="torch_npu", staging=True, chunk_bytes=512 * MIB),
-    Family(kind="cuda", backend="nccl", staging=True, chunk_bytes=512 * MIB),
-    Family(kind="mps", backend="gloo", chunk_bytes=256 * MIB),
-    Family(kind="cpu", backend="gloo", chunk_bytes=64 * MIB),
+    Family(
+        kind="npu",
+        backend="hccl",
+        package="torch_npu",
+        staging=True,
+        block_bytes=512 * MIB,
+        tile_bytes=128 * MIB,
+    ),
+    Family(kind="cuda", backend="nccl", staging=True, block_bytes=512 * MIB, tile_bytes=128 * MIB),
+    Family(kind="mps", backend="gloo", block_bytes=256 * MIB, tile_bytes=64 * MIB),
+    Family(kind="cpu", backend="gloo", block_bytes=64 * MIB, tile_bytes=2 * MIB),
 )
 """In the order of preference: the first that is there is the one that `auto` means."""
 
@@ -175,6 +188,11 @@ class Device:
         return self.kind == "cuda" and (self.capability or (0, 0)) >= (8, 9)
 
     @property
+    def fast_bf16(self) -> bool:
+        """Whether products in bf16 are faster than in single precision."""
+        return self._best_dtype() == torch.bfloat16
+
+    @property
     def fused_adamw(self) -> bool:
         """Whether torch has its one-pass AdamW here."""
         return self.kind in ("cuda", "cpu")
@@ -201,8 +219,9 @@ class Device:
                 return float(stated) * 1e12
             except ValueError:
                 raise WrongUsage(f"{PEAK_VARIABLE}='{stated}' is no number of TFLOP/s") from None
+        own = set(re.split(r"[\s-]+", self.name.lower()))
         for words, tflops in PEAK_TFLOPS.items():
-            if all(word.lower() in self.name.lower() for word in words.split()):
+            if own.issuperset(words.lower().split()):
                 return tflops * 1e12
         return None
 
@@ -289,7 +308,7 @@ class Device:
         # What the compiler cannot do runs uncompiled, which is a warning of Dynamo and not the end of a run.
         torch._dynamo.config.suppress_errors = True
         # Hyperparameters change every step; they are tensors, so that no step is compiled twice.
-        return functools.partial(torch.compile, dynamic=False)  # type: ignore[return-value]
+        return functools.partial(torch.compile, dynamic=False)
 
     def _cannot_compile(self) -> str | None:
         if self.kind == "npu":
@@ -450,6 +469,7 @@ def multiplies_bf16() -> bool:
 
 def _tune_host() -> None:
     _keep_freed_memory()
+    _prefer_onednn()
     # torchrun gives each rank one thread unless told otherwise, since it cannot know that the work is on the CPU.
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if ranks > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
@@ -476,6 +496,31 @@ def _keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(trim_threshold, (1 << 31) - 1)
     libc.mallopt(mmap_threshold, 1 << 30)
+
+
+def _prefer_onednn() -> None:
+    """On an AMD CPU, let oneDNN multiply in single precision: MKL does not use all of it (measured: a third slower).
+
+    torch takes oneDNN for this only when it may round to bf16. Without AMX it has nothing to gain from that and does
+    not; one product is compared, so that it stays off where it would.
+    """
+    setting: Any = getattr(getattr(torch.backends, "mkldnn", None), "matmul", None)
+    if _vendor() != "AuthenticAMD" or not hasattr(setting, "fp32_precision"):
+        return
+    before = setting.fp32_precision
+    x = torch.linspace(-1, 1, 256 * 256).view(256, 256)
+    exact = x @ x
+    setting.fp32_precision = "bf16"
+    if (x @ x - exact).abs().max() > 1e-4 * exact.abs().max():
+        setting.fp32_precision = before
+
+
+def _vendor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def _cpu_name() -> str:

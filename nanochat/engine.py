@@ -145,11 +145,11 @@ class Engine:
                 return
             logits = self._read([[token] for token in tokens], cache)
 
-    @torch.no_grad()
     def _read(self, rows: list[list[int]], cache: Cache) -> torch.Tensor:
         """Give the model more tokens; the logits of what comes after the last one, (rows, vocab_size)."""
         tokens = torch.tensor(rows, device=self.model.head.weight.device)
-        return self.model.logits(self.model.hidden(tokens, cache)[:, -1])
+        with torch.no_grad():
+            return self.model.logits(self.model.hidden(tokens, cache)[:, -1])
 
     def _fitted(self, prompt_ids: Sequence[int]) -> list[int]:
         ids, most = list(prompt_ids), self.model.config.sequence_len
@@ -195,7 +195,8 @@ class Sampler:
         # Double precision, and the largest taken off first: no temperature is too low.
         scaled = (scores - best).cpu().double() / (self.temperature or 1.0)
         picked = torch.multinomial(scaled.softmax(dim=-1), 1, generator=self.generator)
-        return (picked if ids is None else ids.cpu().gather(1, picked))[:, 0].tolist()
+        tokens: list[int] = (picked if ids is None else ids.cpu().gather(1, picked))[:, 0].tolist()
+        return tokens
 
 
 class TextStream:

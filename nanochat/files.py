@@ -41,13 +41,13 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO[bytes] | IO[str]]:
         os.replace(partial, path)
         _flush_folder(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
         raise NanochatError(
             f"{path} cannot be written: {error.strerror or error}; free space or choose another folder "
             f"with {BASE_VARIABLE}"
         ) from error
     except BaseException:
-        partial.unlink(missing_ok=True)
+        _discard(partial)
         raise
 
 
@@ -58,6 +58,14 @@ def crc32(path: Path) -> str:
         while piece := file.read(CHUNK):
             value = zlib.crc32(piece, value)
     return f"{value:08x}"
+
+
+def _discard(partial: Path) -> None:
+    """Remove what was not finished; where even that fails, the first error is the one to tell."""
+    try:
+        partial.unlink(missing_ok=True)
+    except OSError:
+        pass
 
 
 def _flush_folder(folder: Path) -> None:

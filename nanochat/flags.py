@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
             "--debug", action="store_true", help="show a traceback when something fails"
         )
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]  # noqa: ANN001, ANN201
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
         """As argparse's own, after underscores in the names of flags have become dashes."""
         words = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args([dashed(word) for word in words], namespace)

@@ -38,7 +38,7 @@ def fits(linear: nn.Module) -> bool:
 def linear_fp8(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """x @ weight.T in 8 bits, with gradients in 8 bits: (…, inputs), (outputs, inputs) -> (…, outputs)."""
     flat = x.reshape(-1, x.shape[-1])
-    return _Product.apply(flat, weight).view(*x.shape[:-1], -1)  # type: ignore[no-any-return,no-untyped-call]
+    return _Product.apply(flat, weight).view(*x.shape[:-1], -1)
 
 
 def quantized(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +56,7 @@ def multiplied(
     """left @ right.T; both lie in memory row by row, as the kernel wants it."""
     return torch._scaled_mm(
         left[0], right[0].t(), scale_a=left[1], scale_b=right[1], out_dtype=dtype
-    )  # type: ignore[no-any-return]
+    )
 
 
 def _turned(x: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -165,7 +165,7 @@ class GPT(nn.Module):
         self.smear_scale = nn.Parameter(torch.zeros(1))
         self.backout_scale = nn.Parameter(torch.zeros(1))
         self.compute_dtype = torch.float32
-        self.block_bytes = 64 << 20
+        self.block_bytes, self.tile_bytes = 64 << 20, 2 << 20
         self.run_block: Callable[..., torch.Tensor] = _run
         self._rotary: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -210,9 +210,12 @@ class GPT(nn.Module):
         embedding_dtype: torch.dtype,
         attend: Attention = sdpa,
         block_bytes: int = 64 << 20,
+        tile_bytes: int = 2 << 20,
     ) -> GPT:
-        """Say how to compute: the type of activations, of stored embeddings, the kernel, the size of loss blocks."""
-        self.compute_dtype, self.block_bytes = dtype, block_bytes
+        """Say how to compute: the types of activations and of stored embeddings, the attention kernel, and the sizes
+        of what `nanochat.loss` works on."""
+        self.compute_dtype = dtype
+        self.block_bytes, self.tile_bytes = block_bytes, tile_bytes
         self._rotary = None
         self.embedding.to(embedding_dtype)
         self.value_embeddings.to(embedding_dtype)
@@ -263,7 +266,9 @@ class GPT(nn.Module):
         flat, flat_targets = hidden.flatten(0, 1), targets.flatten()
         if reduction == "none":
             return token_losses(flat, self.head.weight, flat_targets, **how).view_as(targets)
-        return cross_entropy(flat, self.head.weight, flat_targets, **how)
+        return cross_entropy(
+            flat, self.head.weight, flat_targets, tile_bytes=self.tile_bytes, **how
+        )
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Softcapped scores of the next token after each of `hidden`: (…, width) -> (…, vocab_size) float32."""
@@ -326,7 +331,7 @@ class GPT(nn.Module):
 
 
 def _run(block: nn.Module, *inputs: Any) -> torch.Tensor:
-    return block(*inputs)  # type: ignore[no-any-return]
+    return block(*inputs)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

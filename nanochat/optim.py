@@ -352,7 +352,7 @@ class _MuonUnit(_Unit):
         whole = torch.stack(grads + [blank] * (self.share * self.world.size - self.length))
         part = whole.new_empty(self.share, *whole.shape[1:])
         self._wait = self.world.scatter_sum_later(part, whole)
-        self.part = part  # type: ignore[assignment]
+        self.part = part
 
     def update(self, scale: float) -> None:
         self.wait()

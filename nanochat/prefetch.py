@@ -40,7 +40,7 @@ class Prefetch(Iterator[T], Generic[T]):
         if self._end is None:
             item = self._queue.get()
             if not isinstance(item, _End):
-                return item  # type: ignore[no-any-return]
+                return item
             self._end = item
         raise self._end.error or StopIteration
 

@@ -70,13 +70,11 @@ class Shape:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, self.steps))))
 
     def muon_momentum(self, step: int) -> float:
-        """0.85 to 0.97 over 400 steps, back to 0.90 while the learning rate goes down."""
+        """0.85 to 0.97 over 400 steps, back to 0.90 while the learning rate goes down; in a short run the lower one."""
         warmdown = round(self.warmdown_ratio * self.steps)
-        if step < min(400, self.steps - warmdown):
-            return 0.85 + (0.97 - 0.85) * step / 400
-        if step >= self.steps - warmdown and warmdown:
-            return 0.97 + (0.90 - 0.97) * (step - (self.steps - warmdown)) / warmdown
-        return 0.97
+        rising = 0.85 + (0.97 - 0.85) * min(1.0, step / 400)
+        progress = max(0.0, (step - (self.steps - warmdown)) / max(1, warmdown))
+        return min(rising, 0.97 + (0.90 - 0.97) * progress)
 
 
 def batch_tokens(tokens: float, reference_tokens: float) -> int:
@@ -133,8 +131,8 @@ def accumulation(total: int, rows: int, length: int, ranks: int) -> int:
     unit = rows * length * ranks
     if total > 0 and total % unit == 0:
         return total // unit
-    below, above = total // unit * unit, (total // unit + 1) * unit
-    nearest = f"{below} or {above}" if below > 0 else f"{above}"
+    below = max(0, total) // unit * unit
+    nearest = f"{below} or {below + unit}" if below else f"{unit}"
     raise WrongUsage(
         f"a total batch of {total} tokens does not divide by {unit} ({rows} rows of {length} tokens on {ranks} "
         f"rank{'s' if ranks > 1 else ''}); choose --total-batch-size {nearest}"

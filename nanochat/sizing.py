@@ -127,7 +127,7 @@ def training_seconds(tokens: float, flops_of_token: float, flops_per_second: flo
 
 
 def nearest_batch(total: int, rows: int, length: int, ranks: int) -> int:
-    """The total batch nearest to a wish, in tokens, that `nanochat.schedule.accumulation` divides; at least one pass."""
+    """The total batch nearest to a wish, in tokens, that `schedule.accumulation` accepts; at least one pass."""
     unit = rows * length * ranks
     return max(1, (total + unit // 2) // unit) * unit
 
@@ -149,7 +149,9 @@ class Setting:
     embedding_dtype: str = "float32"
     """Of stored embeddings."""
     block_bytes: int = 64 << 20
-    """The size of a block of logits in single precision."""
+    """The size of a block of logits, counted in single precision."""
+    tile_bytes: int = 2 << 20
+    """The size of the parts of a block that are worked on at once."""
     passes: int = 1
     """Gradients are summed over this many passes: from the second on, they lie beside the activations."""
     recompute: bool = False
@@ -162,7 +164,7 @@ class Setting:
     """Whether AdamW is one kernel."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "world", "block_bytes", "passes"):
+        for name in ("rows", "world", "block_bytes", "tile_bytes", "passes"):
             if getattr(self, name) < 1:
                 raise WrongUsage(f"{name} is {getattr(self, name)}, but must be at least 1")
         for name in (self.dtype, self.embedding_dtype):
@@ -296,7 +298,10 @@ def explain_fit(setting: Setting, memory_bytes: int) -> str:
 
 
 def _largest(good: Callable[[int], bool], most: int) -> int:
-    """The largest number up to `most` that is good, if those that are good come first; 0 if none is."""
+    """The number up to `most` that is good while the next is not; 0 if 1 is not good.
+
+    One row more can cut the logits into smaller blocks and need less, so that a larger one may be good again.
+    """
     return bisect.bisect_left(range(1, most + 1), True, key=lambda number: not good(number))
 
 
@@ -455,18 +460,25 @@ def _loss(setting: Setting) -> tuple[int, int]:
     c, e = setting.config, setting.number
     narrow = e < SINGLE
     gradients = SINGLE * c.width * (setting.tokens + c.padded_vocab)
-    most = max(1, setting.block_bytes // (SINGLE * c.vocab_size))
-    blocks = -(-setting.tokens // most)
-    logits = -(-setting.tokens // blocks) * c.vocab_size
-    per_logit = {
-        "sigmoid, softmax and gradient": 3 * SINGLE,
-        "product, and gradient in its type": 2 * e * narrow,
-        "gradient of the block before": e * (blocks > 1),
-    }
+    block_rows = _rows(setting.tokens, c.vocab_size, setting.block_bytes)
+    tile_rows = _rows(block_rows, c.vocab_size, setting.tile_bytes)
+    scores = block_rows * c.vocab_size * e
+    per_logit = {"softmax and gradient": 2 * SINGLE, "sigmoid": SINGLE * narrow}
     hidden, head = e * setting.tokens * c.width, e * c.vocab_size * c.width * narrow
-    # A block's share of the head's gradient is made when the block itself is gone but for its own gradient.
-    block = max(logits * sum(per_logit.values()), logits * e + head)
+    block = max(
+        # The scores of a block come while the ones before, by then gradients, are still there.
+        scores * (2 if block_rows < setting.tokens else 1),
+        scores + tile_rows * c.vocab_size * sum(per_logit.values()),
+        # Its share of the head's gradient; of one type with the sum, it is added without being made.
+        scores + head,
+    )
     return gradients + block, hidden + head
+
+
+def _rows(tokens: int, vocab_size: int, most_bytes: int) -> int:
+    """Rows of each of the nearly equal blocks that `nanochat.loss` cuts logits in single precision into."""
+    most = max(1, most_bytes // (SINGLE * vocab_size))
+    return -(-tokens // -(-tokens // most))
 
 
 def _weights(setting: Setting) -> int:
@@ -485,7 +497,8 @@ def _optimizer_state(setting: Setting) -> int:
         if group == "matrices":
             total += SINGLE * (share + share // numbers * longest)
         else:
-            total += 2 * setting.stored_number(group) * share
+            # Small parameters of whatever type are updated in single precision.
+            total += 2 * share * (SINGLE if numbers < SMALL else setting.stored_number(group))
     return total
 
 

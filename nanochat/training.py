@@ -54,8 +54,8 @@ def make_optimizer(
         hyper,
         world,
         muon=frozenset({"matrices"}) if muon else frozenset(),
-        # Half precision has too few exponents for the polynomial; bf16 is enough where the device multiplies it.
-        muon_dtype=torch.bfloat16 if model.compute_dtype == torch.bfloat16 else torch.float32,
+        # Half precision has too few exponents for the polynomial; bf16 is enough, whatever the model computes in.
+        muon_dtype=torch.bfloat16 if device.fast_bf16 else torch.float32,
         fused_adamw=device.fused_adamw,
         compiler=compiler,
     )

@@ -22,7 +22,7 @@ MOMENTS = ("forward", "backward", "optimizer")
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one step needed; bytes and seconds."""
+    """What one step needed, in bytes."""
 
     before: int
     """Parameters, optimizer state and rotary angles, which exist before the step and after it."""
@@ -30,34 +30,45 @@ class Measured:
     """The most that was allocated during each of `MOMENTS`, with what existed before."""
     after: int
     """What is left after it; more than `before` would be a leak."""
-    seconds: float
 
     @property
     def peak(self) -> int:
         return max(self.highest.values())
 
 
-def measure(setting: Setting) -> Measured:
-    """Take a step unwatched, a second one to see how long it lasts, and a third under torch's profiler."""
-    model, optimizer = make(setting)
-    tokens, targets = torch.randint(
-        0, setting.config.vocab_size, (2, setting.rows, setting.config.sequence_len)
-    )
-    step = functools.partial(_step, model, optimizer, tokens, targets, setting.passes)
-    step()
-    start = time.perf_counter()
-    step()
-    seconds = time.perf_counter() - start
+def measure(setting: Setting, world: World | None = None) -> Measured:
+    """Take a step under torch's profiler, which sees what the allocator gives and takes back."""
+    model, optimizer = make(setting, world)
+    tokens, targets = _batch(setting)
+    # What the first step makes once and for all, a short one makes too.
+    _step(model, optimizer, tokens[:1], targets[:1], 1)
     before = sum(x.untyped_storage().nbytes() for x in _lasting(model, optimizer))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
+        _step(model, optimizer, tokens, targets, setting.passes)
     highest, after = _replay(profiler)
     return Measured(
         before=before,
         highest={name: before + most for name, most in highest.items()},
         after=before + after,
-        seconds=seconds,
     )
+
+
+def seconds(setting: Setting, steps: int = 3) -> float:
+    """How long a step takes: the fastest of some, after one that does not count."""
+    model, optimizer = make(setting)
+    tokens, targets = _batch(setting)
+    times = []
+    for _ in range(1 + steps):
+        start = time.perf_counter()
+        _step(model, optimizer, tokens, targets, setting.passes)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def _batch(setting: Setting) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (2, setting.rows, setting.config.sequence_len)
+    tokens, targets = torch.randint(0, setting.config.vocab_size, shape)
+    return tokens, targets
 
 
 def make(setting: Setting, world: World | None = None) -> tuple[GPT, Optimizer]:
@@ -69,6 +80,7 @@ def make(setting: Setting, world: World | None = None) -> tuple[GPT, Optimizer]:
         dtype=dtype,
         embedding_dtype=getattr(torch, setting.embedding_dtype),
         block_bytes=setting.block_bytes,
+        tile_bytes=setting.tile_bytes,
     )
     if setting.recompute:
         model.run_block = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
@@ -94,7 +106,7 @@ def _step(
         with record_function("moment backward"):
             loss.backward()
     with record_function("moment optimizer"):
-        optimizer.step()
+        optimizer.step(1.0 / optimizer.world.size)
     optimizer.zero_grad()
 
 

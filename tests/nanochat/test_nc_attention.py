@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -28,7 +30,7 @@ SHAPES = [
 def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
     out = torch.zeros_like(q)
     share = q.shape[2] // k.shape[2]
-    for b, t, h in ((b, t, h) for b in range(q.shape[0]) for t in range(q.shape[1]) for h in range(q.shape[2])):  # fmt: skip
+    for b, t, h in itertools.product(*map(range, q.shape[:3])):
         seen = slice(max(0, t - window + 1), t + 1)
         scores = k[b, seen, h // share] @ q[b, t, h] / q.shape[-1] ** 0.5
         out[b, t, h] = scores.softmax(0) @ v[b, seen, h // share]

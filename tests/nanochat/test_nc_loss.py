@@ -28,7 +28,9 @@ def inputs(
     return hidden, head, targets
 
 
-def whole(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:  # fmt: skip
+def whole(
+    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, reduction: str = "mean"
+) -> torch.Tensor:
     """In double precision, with all logits at once."""
     logits = CAP * torch.tanh(hidden.double() @ head[:VOCAB].double().t() / CAP)
     return F.cross_entropy(logits, targets, ignore_index=-1, reduction=reduction)

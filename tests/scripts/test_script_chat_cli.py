@@ -18,13 +18,13 @@ pytest.importorskip("torch")
 pytest.importorskip("rustbpe")
 pytest.importorskip("pyarrow")
 
-from small_model import make_base  # noqa: E402
+from small_model import make_base
 
-from nanochat import device as devices  # noqa: E402
-from nanochat import flags  # noqa: E402
-from nanochat.checkpoint import load_model  # noqa: E402
-from nanochat.engine import Engine  # noqa: E402
-from scripts import chat_cli  # noqa: E402
+from nanochat import device as devices
+from nanochat import flags
+from nanochat.checkpoint import load_model
+from nanochat.engine import Engine
+from scripts import chat_cli
 
 REPO = Path(__file__).resolve().parents[2]
 PROMPT = "The quick brown"
@@ -176,18 +176,22 @@ class Terminal:
 @pytest.mark.slow
 def test_a_conversation_at_a_terminal(base: Path) -> None:
     terminal = Terminal(base, "-t", "1", "-k", "0", "-m", "100000")
-    terminal.wait_for("> ")
+    terminal.wait_for("\n> ")
     terminal.type("/help\n")
     terminal.wait_for("Ctrl-C stops")
-    terminal.wait_for("> ")
+    terminal.wait_for("\n> ")
     terminal.type("The quick\n")
     terminal.wait_for("The quick")  # what was typed
     terminal.wait_for("The quick")  # what is continued
     terminal.type("\x03")
-    terminal.wait_for("> ")
+    terminal.wait_for("\n> ")
     terminal.type("half a li")
+    terminal.wait_for("half a li")
+    time.sleep(
+        0.5
+    )  # a signal between Python's drawing of a letter and its waiting for the next is seen late
     terminal.type("\x03")
-    terminal.wait_for("> ")
+    terminal.wait_for("\n> ")
     terminal.type("\x04")
     assert terminal.status() == 0
     assert "Traceback" not in terminal.text
@@ -196,8 +200,8 @@ def test_a_conversation_at_a_terminal(base: Path) -> None:
 @pytest.mark.slow
 def test_quit_leaves(base: Path) -> None:
     terminal = Terminal(base)
-    terminal.wait_for("> ")
+    terminal.wait_for("\n> ")
     terminal.type("/clear\n")
-    terminal.wait_for("> ")
+    terminal.wait_for("\n> ")
     terminal.type("/quit\n")
     assert terminal.status() == 0

@@ -1,0 +1,153 @@
+"""What the flags of pretraining come to on this machine: model, batch, horizon."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from nanochat import schedule, sizing
+from nanochat.config import ModelConfig
+from nanochat.device import Device, dtype_name
+from nanochat.distributed import World
+from nanochat.errors import NanochatError, WrongUsage
+
+MOST_ROWS = 32
+"""Device batch size where memory does not ask for less."""
+
+REFERENCE_DEPTH = 12
+"""The depth at which learning rates, batch and weight decay were tuned."""
+
+USUAL_RATIO = 12.0
+"""Tokens per parameter of blocks and head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the flags come to on this machine."""
+
+    config: ModelConfig
+    rows: int
+    total_batch: int
+    accumulation: int
+    steps: int
+    flops_per_token: float
+    weight_decay: float
+    shape: schedule.Shape
+    tag: str
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that will be trained on."""
+        return self.steps * self.total_batch
+
+
+def make_plan(
+    args: argparse.Namespace, vocab_size: int, device: Device, dtype: torch.dtype, world: World
+) -> Plan:
+    """Work out model, batch and horizon.
+
+    Raises:
+        WrongUsage: numbers do not fit together.
+        NanochatError: the machine has too little memory.
+    """
+    shape_of = functools.partial(
+        ModelConfig.from_depth,
+        vocab_size=vocab_size,
+        sequence_len=args.max_seq_len,
+        aspect_ratio=args.aspect_ratio,
+        head_dim=args.head_dim,
+        window_pattern=args.window_pattern,
+    )
+    config, reference = shape_of(args.depth), shape_of(REFERENCE_DEPTH)
+    scaling = sizing.parameters(config).scaling
+    rows = fitting_rows(args, config, device, dtype, world)
+    ratio = args.target_param_data_ratio
+    tokens = (ratio if ratio > 0 else USUAL_RATIO) * scaling
+    reference_tokens = tokens / scaling * sizing.parameters(reference).scaling
+    total = args.total_batch_size
+    if total == -1:
+        wished = schedule.batch_tokens(tokens, reference_tokens)
+        total = sizing.nearest_batch(wished, rows, config.sequence_len, world.size)
+    accumulation = schedule.accumulation(total, rows, config.sequence_len, world.size)
+    flops = sizing.flops_per_token(config)
+    steps = schedule.steps_for(
+        iterations=args.num_iterations,
+        target_flops=args.target_flops,
+        ratio=ratio,
+        flops_per_token=flops,
+        scaling_parameters=scaling,
+        batch=total,
+    )
+    return Plan(
+        config=config,
+        rows=rows,
+        total_batch=total,
+        accumulation=accumulation,
+        steps=steps,
+        flops_per_token=flops,
+        weight_decay=schedule.muon_weight_decay(args.weight_decay, total, tokens, reference_tokens),
+        shape=schedule.Shape(
+            steps=steps,
+            warmup_steps=args.warmup_steps,
+            warmdown_ratio=args.warmdown_ratio,
+            final_fraction=args.final_lr_frac,
+        ),
+        tag=args.model_tag or f"d{args.depth}",
+    )
+
+
+def fitting_rows(
+    args: argparse.Namespace, config: ModelConfig, device: Device, dtype: torch.dtype, world: World
+) -> int:
+    """The device batch size: the one asked for, else as many rows as fit.
+
+    Raises:
+        NanochatError: not even one row fits.
+    """
+    if args.device_batch_size != -1:
+        if args.device_batch_size < 1:
+            raise WrongUsage(
+                f"--device-batch-size is {args.device_batch_size}, but must be at least 1"
+            )
+        return int(args.device_batch_size)
+    free = device.free_memory()
+    if free is None:
+        return MOST_ROWS
+    if device.kind == "cpu":
+        free //= world.size  # the ranks of one machine share it
+    setting = memory_setting(args, config, device, dtype, world)
+    rows = sizing.largest_batch(setting, free)
+    if rows == 0:
+        raise NanochatError(sizing.explain_fit(setting, free))
+    rows = min(rows, MOST_ROWS)
+    if args.total_batch_size == -1:
+        return 1 << (rows.bit_length() - 1)  # a power of two, as the total batch will be
+    unit = config.sequence_len * world.size
+    dividing = (n for n in range(rows, 0, -1) if args.total_batch_size % (n * unit) == 0)
+    return next(dividing, rows)
+
+
+def memory_setting(
+    args: argparse.Namespace,
+    config: ModelConfig,
+    device: Device,
+    dtype: torch.dtype,
+    world: World,
+    rows: int = 1,
+) -> sizing.Setting:
+    """What `nanochat.sizing` has to know to tell the memory of a step."""
+    return sizing.Setting(
+        config=config,
+        rows=rows,
+        world=world.size,
+        dtype=dtype_name(dtype),
+        embedding_dtype=dtype_name(device.embedding_dtype(dtype)),
+        block_bytes=device.family.block_bytes,
+        recompute=args.recompute,
+        fused_norm=device.fused_norm,
+        window_kernel=bool(device.attention_packages()),
+        fused_adamw=device.fused_adamw,
+    )
