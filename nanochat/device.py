@@ -34,8 +34,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "TASK_QUEUE_ENABLE": "2",
     # Names of ranks' cards are not on a whitelist file that nobody has.
     "HCCL_WHITELIST_DISABLE": "1",
-    # Threads of a CPU sleep while they wait for each other. By default they spin, which is no faster on an idle machine,
-    # and ten to twenty times as slow as soon as another program wants a core (measured).
+    # Threads of a CPU sleep while they wait for each other. By default they spin, and a step takes ten times as long as
+    # soon as another program wants a core (measured).
     "OMP_WAIT_POLICY": "PASSIVE",
     # What an operator lacks on MPS runs on the CPU, slowly, in place of an error.
     "PYTORCH_ENABLE_MPS_FALLBACK": "1",
@@ -115,6 +115,9 @@ PEAK_TFLOPS: Mapping[str, float] = {
 }
 """Words in a device's name -> dense bf16 TFLOP/s as its maker states them; the first row that matches counts.
 A device that is not listed has no MFU; `NANOCHAT_PEAK_TFLOPS` names its peak."""
+
+OTHER_CHIPS = frozenset({"laptop", "mobile", "q", "d", "ti", "super"})
+"""Words in a name that make it another chip than the one of the same number (Laptop, Max-Q, 4090 D, 3090 Ti)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +223,8 @@ class Device:
             except ValueError:
                 raise WrongUsage(f"{PEAK_VARIABLE}='{stated}' is no number of TFLOP/s") from None
         own = set(re.split(r"[\s-]+", self.name.lower()))
+        if own & OTHER_CHIPS:
+            return None
         for words, tflops in PEAK_TFLOPS.items():
             if own.issuperset(words.lower().split()):
                 return tflops * 1e12
@@ -265,7 +270,9 @@ class Device:
             )
         if self.kind == "mps":
             return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-        return free_host_memory()
+        free = free_host_memory()
+        # The ranks of one machine share it.
+        return free if free is None else free // local_ranks()
 
     def reset_peak(self) -> None:
         """Count the peak from here on, where the device can."""
@@ -471,9 +478,14 @@ def _tune_host() -> None:
     _keep_freed_memory()
     _prefer_onednn()
     # torchrun gives each rank one thread unless told otherwise, since it cannot know that the work is on the CPU.
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    ranks = local_ranks()
     if ranks > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, available_cores() // ranks))
+
+
+def local_ranks() -> int:
+    """Ranks on this machine, as torchrun tells."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def available_cores() -> int:

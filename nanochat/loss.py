@@ -107,6 +107,7 @@ class _CrossEntropy(torch.autograd.Function):
                 )
             grad_hidden[rows] = grad @ weight
             _add_product(grad_head[:vocab_size], grad.t(), block)
+            del grad  # or it would still be there while the next one is made
         if lift != 1.0:
             grad_hidden.div_(lift)
             grad_head.div_(lift)

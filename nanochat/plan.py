@@ -105,24 +105,25 @@ def fitting_rows(
     """The device batch size: the one asked for, else as many rows as fit.
 
     Raises:
-        NanochatError: not even one row fits.
+        WrongUsage: it is below 1.
+        NanochatError: the rows asked for do not fit, or not even one does.
     """
-    if args.device_batch_size != -1:
-        if args.device_batch_size < 1:
-            raise WrongUsage(
-                f"--device-batch-size is {args.device_batch_size}, but must be at least 1"
-            )
-        return int(args.device_batch_size)
-    free = device.free_memory()
-    if free is None:
-        return MOST_ROWS
-    if device.kind == "cpu":
-        free //= world.size  # the ranks of one machine share it
-    setting = memory_setting(args, config, device, dtype, world)
-    rows = sizing.largest_batch(setting, free)
+    asked = args.device_batch_size
+    if asked != -1 and asked < 1:
+        raise WrongUsage(f"--device-batch-size is {asked}, but must be at least 1")
+    # All ranks must come to one answer, so the one with least memory decides.
+    known = [free for free in world.gather_objects(device.free_memory()) if free is not None]
+    if not known:
+        return MOST_ROWS if asked == -1 else int(asked)
+    free = min(known)
+    setting = memory_setting(args, config, device, dtype, world, max(1, asked))
+    if asked != -1:
+        if sizing.memory(setting).peak > free:
+            raise NanochatError(sizing.explain_fit(setting, free))
+        return int(asked)
+    rows = min(sizing.largest_batch(setting, free), MOST_ROWS)
     if rows == 0:
         raise NanochatError(sizing.explain_fit(setting, free))
-    rows = min(rows, MOST_ROWS)
     if args.total_batch_size == -1:
         return 1 << (rows.bit_length() - 1)  # a power of two, as the total batch will be
     unit = config.sequence_len * world.size
@@ -146,8 +147,8 @@ def memory_setting(
         dtype=dtype_name(dtype),
         embedding_dtype=dtype_name(device.embedding_dtype(dtype)),
         block_bytes=device.family.block_bytes,
+        tile_bytes=device.family.tile_bytes,
         recompute=args.recompute,
         fused_norm=device.fused_norm,
-        window_kernel=bool(device.attention_packages()),
         fused_adamw=device.fused_adamw,
     )

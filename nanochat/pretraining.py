@@ -14,7 +14,7 @@ import torch.utils.checkpoint
 
 from nanochat import attention, checkpoint, core, fp8, schedule, sizing
 from nanochat.bundle import default_folder, read_bundle
-from nanochat.checkpoint import Checkpoint, stage_folder
+from nanochat.checkpoint import Checkpoint, stage_folder, together
 from nanochat.dataloader import TokenLoader
 from nanochat.dataset import resolve
 from nanochat.device import Device, dtype_name, warn_once
@@ -47,7 +47,8 @@ class Run:
         self.began = time.monotonic()
         self.dtype = device.dtype(args.dtype)
         self.tokenizer = Tokenizer.load()
-        self.dataset = resolve(args.data, say=self.say)
+        # Shards may arrive while ranks look, and all must read the same ones: those that the first rank saw.
+        self.dataset = together(world, lambda: resolve(args.data, say=self.say))[0]
         self.plan = make_plan(args, self.tokenizer.vocab_size, device, self.dtype, world)
         self.folder = stage_folder(STAGE) / self.plan.tag
         self.resumed = self._find_resumed()
@@ -85,8 +86,7 @@ class Run:
         if later := [s for s in checkpoint.complete_steps(self.folder) if s > found.step]:
             raise NanochatError(
                 f"{self.folder} holds a later step {later[-1]}, which would mix with what follows step {found.step}; "
-                "move it "
-                f"away, or go on with --resume-from-step {LATEST}"
+                f"move it away, or go on with --resume-from-step {LATEST}"
             )
         if found.step > self.plan.steps:
             raise NanochatError(
@@ -208,6 +208,11 @@ class Run:
             self.say(
                 f"note: the run was planned for {loop['steps']} steps and goes on to {self.plan.steps}, "
                 "so that the learning rate jumps to where it would be then"
+            )
+        if resumed.meta["validation_shard"] != self.dataset.validation.name:
+            self.say(
+                f"note: validation was on {resumed.meta['validation_shard']} and is now on {self.dataset.validation.name}, "
+                "so that bits per byte do not compare"
             )
         self.watch.last_good = str(resumed)
         self.say(f"resumed   {resumed}")

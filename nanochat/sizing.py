@@ -466,11 +466,9 @@ def _loss(setting: Setting) -> tuple[int, int]:
     per_logit = {"softmax and gradient": 2 * SINGLE, "sigmoid": SINGLE * narrow}
     hidden, head = e * setting.tokens * c.width, e * c.vocab_size * c.width * narrow
     block = max(
-        # The scores of a block come while the ones before, by then gradients, are still there.
-        scores * (2 if block_rows < setting.tokens else 1),
         scores + tile_rows * c.vocab_size * sum(per_logit.values()),
-        # Its share of the head's gradient; of one type with the sum, it is added without being made.
-        scores + head,
+        # Its share of the head's gradient, and the same in the type of the sum; if that is one type, neither is made.
+        scores + head + narrow * SINGLE * c.vocab_size * c.width,
     )
     return gradients + block, hidden + head
 

@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+# Before any test imports torch: threads that spin while they wait make a busy machine ten times as slow.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 REPO = Path(__file__).resolve().parent.parent
 TORCH_FOLDER = REPO / ".venv-torch"
 TORCH_VARIABLE = "NANOCHAT_TEST_TORCH_PYTHON"

@@ -202,6 +202,9 @@ def test_a_wish_comes_before_the_variable_and_that_before_the_device(
 @pytest.mark.parametrize(
     ("name", "tflops"),
     [
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
         ("NVIDIA H100 80GB HBM3", 989),
         ("NVIDIA H100 PCIe", 756),
         ("NVIDIA H100 NVL", 835),

@@ -232,6 +232,7 @@ def close(setting: Setting, measured: Measured) -> None:
         Setting(config=with_kv_heads(shape(4, 320), 2), rows=2),
         Setting(config=shape(2), fused_adamw=False),
         Setting(config=shape(2), rows=8, tile_bytes=1 << 16),
+        Setting(config=shape(2, vocab_size=16384)),
     ],
 )
 def test_peak_is_within_a_tenth(setting: Setting) -> None:
@@ -241,13 +242,9 @@ def test_peak_is_within_a_tenth(setting: Setting) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("pattern", ["SSSL", "L"])
-@pytest.mark.parametrize(
-    ("depth", "length", "rows"),
-    [(2, 128, 8), (2, 1024, 8), (5, 128, 1), (5, 512, 3), (8, 128, 1), (8, 128, 8), (8, 1024, 1)],
-)
+@pytest.mark.parametrize(("depth", "length", "rows"), [(2, 1024, 2), (5, 512, 3), (8, 128, 4)])
 def test_peak_over_a_grid(depth: int, length: int, rows: int, pattern: str, dtype: str) -> None:
     config = shape(depth, length, vocab_size=4096, window_pattern=pattern)
     setting = Setting(config=config, rows=rows, dtype=dtype)
