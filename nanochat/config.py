@@ -12,6 +12,9 @@ from nanochat.errors import NanochatError, WrongUsage
 WINDOW_STEP = 128
 """Short windows are rounded up to this many tokens, the block size of attention kernels."""
 
+GATE_INPUTS, SMEAR_INPUTS = 12, 24
+"""How many of a token's numbers the gates look at; all of them in a narrower model."""
+
 VOCAB_STEP = 64
 """The head's rows are padded to a multiple of this; matrix units want it, the loss never sees the padding."""
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nanochat.attention import Attention, sdpa, sdpa_cached
-from nanochat.config import ModelConfig
+from nanochat.config import GATE_INPUTS, SMEAR_INPUTS, ModelConfig
 from nanochat.loss import cross_entropy, softcapped, token_losses
 
 SOFTCAP = 15.0
@@ -19,9 +19,6 @@ QK_SCALE = 1.2
 """Factor on normalised queries and on keys: sharper attention than unit vectors allow."""
 
 ROTARY_BASE = 100_000.0
-GATE_INPUTS = 12
-SMEAR_INPUTS = 24
-"""How many of a token's numbers the gates look at."""
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
@@ -98,7 +95,9 @@ class SelfAttention(nn.Module):
         self.value = Linear(config.width, config.kv_width)
         self.output = Linear(config.width, config.width)
         self.value_gate = (
-            Linear(GATE_INPUTS, config.kv_heads) if layer in config.value_layers else None
+            Linear(min(GATE_INPUTS, config.width), config.kv_heads)
+            if layer in config.value_layers
+            else None
         )
 
     def forward(

@@ -148,6 +148,7 @@ def memory_setting(
         embedding_dtype=dtype_name(device.embedding_dtype(dtype)),
         block_bytes=device.family.block_bytes,
         tile_bytes=device.family.tile_bytes,
+        passes=2,  # gradients of a pass before lie beside its activations, unless it is the only one
         recompute=args.recompute,
         fused_norm=device.fused_norm,
         fused_adamw=device.fused_adamw,

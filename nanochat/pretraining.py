@@ -211,8 +211,8 @@ class Run:
             )
         if resumed.meta["validation_shard"] != self.dataset.validation.name:
             self.say(
-                f"note: validation was on {resumed.meta['validation_shard']} and is now on {self.dataset.validation.name}, "
-                "so that bits per byte do not compare"
+                f"note: validation was on {resumed.meta['validation_shard']} and is now on "
+                f"{self.dataset.validation.name}, so that bits per byte do not compare"
             )
         self.watch.last_good = str(resumed)
         self.say(f"resumed   {resumed}")

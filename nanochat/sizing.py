@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from nanochat.config import ModelConfig
+from nanochat.config import GATE_INPUTS, SMEAR_INPUTS, ModelConfig
 from nanochat.errors import WrongUsage
 
 GIB = 1 << 30
@@ -28,9 +28,6 @@ SINGLE = 4
 
 INDEX = 8
 """Bytes of a token's number."""
-
-GATE_INPUTS, SMEAR_INPUTS = 12, 24
-"""As in `nanochat.model`."""
 
 SMALL = 1024
 """As in `nanochat.optim`: parameters of fewer numbers are updated by every rank."""
@@ -85,7 +82,7 @@ def shapes(config: ModelConfig) -> dict[str, Counter[tuple[int, ...]]]:
         ((c.kv_width, c.width), 2 * c.depth),  # key, value
         ((4 * c.width, c.width), c.depth),
         ((c.width, 4 * c.width), c.depth),
-        ((c.kv_heads, GATE_INPUTS), valued),
+        ((c.kv_heads, min(GATE_INPUTS, c.width)), valued),
     ):
         matrices[shape] += count
     return {

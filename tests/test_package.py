@@ -64,10 +64,15 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tables = {f"doctor/_data/build/{path.name}" for path in (REPO / "build").glob("*.toml")}
     assert tables and tables <= set(names)
-    sources = {str(path.relative_to(REPO)) for path in (REPO / "doctor").rglob("*.py")}
+    packages = {"doctor", "nanochat", "scripts"}
+    sources = {
+        str(path.relative_to(REPO))
+        for package in packages
+        for path in (REPO / package).rglob("*.py")
+    }
     assert sources <= set(names)
     tops = {name.split("/")[0] for name in names}
-    assert tops == {"doctor", f"nanochat_doctor-{__version__}.dist-info"}
+    assert tops == {*packages, f"nanochat_doctor-{__version__}.dist-info"}
     assert not [name for name in names if name.endswith((".pyc", ".so"))]
 
 
