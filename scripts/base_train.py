@@ -33,6 +33,9 @@ def parser() -> Parser:
     g.add_argument("--compile", default=devices.AUTO, help="auto | on | off")
     g.add_argument("--fp8", action="store_true", help="multiply in 8 bits where the device can")
     g.add_argument(
+        "--fp8-recipe", choices=("tensorwise",), default="tensorwise", help="one scale a tensor"
+    )
+    g.add_argument(
         "--recompute",
         action="store_true",
         help="forget activations and work them out again: less memory, a third slower",

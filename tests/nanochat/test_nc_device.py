@@ -95,6 +95,7 @@ chosen = []
 npu = types.SimpleNamespace(
     is_available=lambda: True, device_count=lambda: 2, set_device=lambda index: chosen.append(index),
     get_device_name=lambda index: f"Ascend910B{index}", is_bf16_supported=lambda: True,
+    set_compile_mode=lambda jit_compile: None,
     manual_seed=lambda value: chosen.append(value), mem_get_info=lambda: (5, 64),
     memory_allocated=lambda: 3, max_memory_allocated=lambda: 4, memory_reserved=lambda: 6,
 )
