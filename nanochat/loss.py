@@ -95,8 +95,9 @@ class _CrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         grad_head = torch.zeros_like(head, dtype=torch.float32)
         total = torch.zeros((), device=hidden.device)
-        # Half precision has no room below 6e-8, where most gradients of scores are.
-        lift = 1024.0 * len(hidden) if hidden.dtype == torch.float16 else 1.0
+        # Half precision has no room below 6e-8, where most gradients of a mean are, and none above 65,504, where sums
+        # over a block could come if they were lifted much more.
+        lift = 8.0 * len(hidden) if hidden.dtype == torch.float16 else 1.0
         shares = valid / valid.sum().clamp(min=1)
         for rows in _blocks(len(hidden), vocab_size, block_bytes):
             block = hidden[rows]
