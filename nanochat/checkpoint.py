@@ -154,7 +154,7 @@ def save(
             "files": {name: entry for share in shares for name, entry in share.items()},
         }
         with atomic(_meta_path(folder, step), "w") as file:
-            file.write(json.dumps(whole, indent=1))  # type: ignore[call-overload]
+            file.write(json.dumps(whole, indent=1))
         _prune(folder, step, keep, whole["files"])
         return Checkpoint(folder, step, whole)
 

@@ -238,7 +238,7 @@ class _Part:
         """Start anew; the note comes first, so that no byte ever lies beside another file's note."""
         self.discard()
         with atomic(self._note_path, "w") as file:
-            json.dump(asdict(note), file)  # type: ignore[arg-type]
+            json.dump(asdict(note), file)
         self.note = note
 
     def discard(self) -> None:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from nanochat.errors import NanochatError
 
@@ -22,7 +22,7 @@ def base_dir() -> Path:
 
 
 @contextmanager
-def atomic(path: Path, mode: str = "wb") -> Iterator[IO[bytes] | IO[str]]:
+def atomic(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a file that appears under its name only when it is whole and on the disk.
 
     It is written beside the target, flushed and renamed, so that a kill at any moment leaves the old file or

@@ -288,7 +288,7 @@ def _cut(path: Path, resume_at: int) -> None:
         for line in old:
             record = _record(line)
             if record is not None and record["step"] < resume_at:
-                new.write(line)  # type: ignore[call-overload]
+                new.write(line)
 
 
 def _put_aside(path: Path) -> None:

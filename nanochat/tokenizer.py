@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from nanochat.errors import NanochatError, WrongUsage
 from nanochat.files import atomic, base_dir, crc32
@@ -194,7 +194,7 @@ def default_path() -> Path:
 
 def _write(path: Path, contents: bytes) -> None:
     with atomic(path) as file:
-        cast(IO[bytes], file).write(contents)
+        file.write(contents)
 
 
 def _whole(text: str) -> str:

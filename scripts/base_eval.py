@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from nanochat import device as devices  # first: it sets what torch reads when it is imported
 
@@ -97,7 +97,7 @@ class Candidate:
         tag, step = self.checkpoint.folder.name, self.checkpoint.step
         path = base_dir() / "base_eval" / f"{tag}_{step:06d}{name}.csv"
         with atomic(path, "w") as file:
-            csv.writer(cast(IO[str], file), lineterminator="\n").writerows(rows)
+            csv.writer(file, lineterminator="\n").writerows(rows)
         self.say(f"written to {path}")
 
 

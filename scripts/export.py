@@ -69,7 +69,7 @@ def to_safetensors(checkpoint: Checkpoint, tokenizer: Tokenizer, folder: Path) -
     }
     for name, text in texts.items():
         with atomic(folder / name, "w") as file:
-            file.write(text)  # type: ignore[call-overload]
+            file.write(text)
     # By name into the partial file, for safetensors takes no open one; as bytes, the model would be in memory
     # twice.
     with atomic(folder / WEIGHTS) as file:
