@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-# Before any test imports torch: threads that spin while they wait make a busy machine ten times as slow.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before any test imports torch: threads that spin for long while they wait make a busy machine ten times as slow.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 REPO = Path(__file__).resolve().parent.parent
 TORCH_FOLDER = REPO / ".venv-torch"
