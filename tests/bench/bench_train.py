@@ -164,12 +164,22 @@ def memory(_bench: Bench, _args: argparse.Namespace) -> None:
     from memory_meter import measure
 
     from nanochat.config import ModelConfig
+    from nanochat.sizing import Setting
 
     print("\nmemory, allocator's peak of a step in single precision")
     config = ModelConfig.from_depth(4, vocab_size=VOCAB, sequence_len=LENGTH, head_dim=64)
+    everything = 1 << 40
     for rows in (4, 16):
-        blocks = measure(config, rows).peak
-        whole = measure(config, rows, block_bytes=1 << 40).peak
+        blocks = measure(Setting(config=config, rows=rows, dtype="float32")).peak
+        whole = measure(
+            Setting(
+                config=config,
+                rows=rows,
+                dtype="float32",
+                block_bytes=everything,
+                tile_bytes=everything,
+            )
+        ).peak
         print(
             f"{rows:3d} rows: {blocks / 2**20:6.0f} MiB in blocks, {whole / 2**20:6.0f} MiB whole, {blocks / whole:.0%}"
         )
