@@ -10,7 +10,6 @@ import ctypes
 import functools
 import importlib
 import importlib.util
-import logging
 import os
 import platform
 import re
@@ -46,8 +45,6 @@ for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import torch  # noqa: E402
-
-LOG = logging.getLogger(__name__)
 
 AUTO = "auto"
 DTYPE_VARIABLE = "NANOCHAT_DTYPE"

@@ -111,7 +111,7 @@ class Optimizer:
             unit.update(scale)
         for unit in self._units:
             unit.finish()
-        return self._norms(squares={unit.key: unit.square for unit in self._units}, shared=True)
+        return self._norms()
 
     @torch.no_grad()
     def local_norms(self) -> dict[str, float]:
@@ -134,14 +134,13 @@ class Optimizer:
             for param in params:
                 param.grad = None
 
-    def _norms(self, squares: Mapping[str, torch.Tensor], shared: bool) -> torch.Tensor:
+    def _norms(self) -> torch.Tensor:
         names = list(self.groups)
-        device = next(iter(squares.values())).device
-        totals = torch.zeros(2, len(names), device=device)
+        # What is sliced is summed over ranks; what is replicated is known to each of them already.
+        sliced, replicated = torch.zeros(2, len(names), device=self._units[0].square.device)
         for unit in self._units:
-            totals[int(unit.replicated), names.index(unit.group)] += squares[unit.key]
-        sliced = self.world.sum(totals[0].clone())
-        return (sliced + totals[1]).sqrt()
+            (replicated if unit.replicated else sliced)[names.index(unit.group)] += unit.square
+        return (self.world.sum(sliced.clone()) + replicated).sqrt()
 
     def number(self, value: float, like: torch.Tensor) -> float | torch.Tensor:
         """A hyperparameter as the update functions want it: a tensor on the device if these are compiled, so that a
@@ -221,19 +220,13 @@ class _Unit:
             self._wait = None
 
     def adamw(
-        self,
-        params: list[torch.Tensor],
-        grads: list[torch.Tensor],
-        moments: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        self, param: torch.Tensor, grad: torch.Tensor, first: torch.Tensor, second: torch.Tensor
     ) -> None:
-        number = self.optimizer.number
-        h = self.hyper
-        for p, g, (first, second) in zip(params, grads, moments, strict=True):
-            self.optimizer._adamw(
-                p, g, first, second,
-                step=number(self.optimizer.steps, p), lr=number(h.lr, p), beta1=h.betas[0], beta2=h.betas[1],
-                weight_decay=h.weight_decay,
-            )  # fmt: skip
+        number, h = self.optimizer.number, self.hyper
+        self.optimizer._adamw(
+            param, grad, first, second, step=number(self.optimizer.steps, param), lr=number(h.lr, param),
+            beta1=h.betas[0], beta2=h.betas[1], weight_decay=h.weight_decay,
+        )  # fmt: skip
 
 
 class _SlicedUnit(_Unit):
@@ -269,8 +262,8 @@ class _SlicedUnit(_Unit):
         if scale != 1.0:
             grad = grad * scale
         self.square = grad.float().square().sum() if grad.dtype != torch.float32 else grad.dot(grad)
-        moments = self.state["first"][: len(own)], self.state["second"][: len(own)]
-        self.adamw([own], [grad], [moments])
+        first, second = (self.state[name][: len(own)] for name in ("first", "second"))
+        self.adamw(own, grad, first, second)
         if self.world.size == 1:
             return
         part = (
@@ -314,7 +307,7 @@ class _ReplicatedUnit(_Unit):
         grad = self.part * scale
         self.square = grad.dot(grad)
         flat = torch.cat([p.detach().float().reshape(-1) for p in self.params])
-        self.adamw([flat], [grad], [(self.state["first"], self.state["second"])])
+        self.adamw(flat, grad, self.state["first"], self.state["second"])
         for param, values in zip(self.params, flat.split(self.sizes), strict=True):
             param.detach().copy_(values.view_as(param))
 

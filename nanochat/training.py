@@ -112,7 +112,7 @@ class Step:
 
 
 class Trainer:
-    """Takes steps. `state` of the last batch that was used is what a checkpoint keeps of the data."""
+    """Takes steps. `used.state()` is what a checkpoint keeps of the data."""
 
     def __init__(
         self,
@@ -156,7 +156,8 @@ class Trainer:
             self._next = self._fetch()
         factor = self._set_rates(number)
         taken = self.loss_scale.accept(self._finite())
-        norms = self._update() if taken else None
+        scale = 1.0 / (self.world.size * self.loss_scale.value)
+        norms = self.optimizer.step(scale) if taken else None
         local = total / self.accumulation
         # One exchange for everything that the ranks must agree on.
         shared = self.world.sum(torch.stack((local, local.new_tensor(float(self._stop.asked)))))
@@ -201,9 +202,6 @@ class Trainer:
         sums = [p.grad.sum() for p in self.model.parameters() if p.grad is not None]
         broken = (~torch.isfinite(torch.stack([s.float() for s in sums]))).any().float()
         return float(self.world.max(broken)) == 0
-
-    def _update(self) -> torch.Tensor:
-        return self.optimizer.step(1.0 / (self.world.size * self.loss_scale.value))
 
     def _care_for_garbage(self) -> None:
         if self._taken == 0:
