@@ -43,7 +43,7 @@ def sdpa_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) 
     k, v = k[:, first:], v[:, first:]
     if new == 1:
         return _dense(q, k, v)
-    age = _ages(new, k.shape[1], q.device)
+    age = ages(new, k.shape[1], q.device)
     return _dense(q, k, v, attn_mask=(age >= 0) & (age < window))
 
 
@@ -74,7 +74,7 @@ def _blocked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> 
     return torch.cat((first, rest.reshape(batch, length - window, heads, head_dim)), dim=1)
 
 
-def _ages(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+def ages(queries: int, keys: int, device: torch.device) -> torch.Tensor:
     """(queries, keys): how many tokens ago each key was; the last key belongs to the last query."""
     now = torch.arange(keys - queries, keys, device=device).unsqueeze(1)
     return now - torch.arange(keys, device=device)
@@ -83,7 +83,7 @@ def _ages(queries: int, keys: int, device: torch.device) -> torch.Tensor:
 @functools.lru_cache(maxsize=16)
 def _band(length: int, window: int, device: torch.device, before: int = 0) -> torch.Tensor:
     """(length, before + length): whether a query may see a key, with `before` keys ahead of the first query."""
-    age = _ages(length, before + length, device)
+    age = ages(length, before + length, device)
     return (age >= 0) & (age < window)
 
 
@@ -139,10 +139,17 @@ def _npu_fusion_attention() -> Attention:
     return attend
 
 
+def _cpu_products() -> Attention:
+    from nanochat.cpu_attention import attend
+
+    return attend
+
+
 KERNELS: Mapping[str, Callable[[], Attention]] = {
     "flash_attn_3": _flash_attn_3,
     "flash_attn_2": _flash_attn_2,
     "npu_fusion_attention": _npu_fusion_attention,
+    "cpu_products": _cpu_products,
 }
 """Name -> what imports the kernel; raises ImportError where its package is missing."""
 
@@ -152,9 +159,7 @@ TOLERANCE = 0.03
 
 def choose(device: Device, dtype: torch.dtype, head_dim: int) -> tuple[str, Attention]:
     """The first kernel for this device that is installed and agrees with torch's own; its name and itself."""
-    if dtype == torch.float32:
-        return "sdpa", sdpa
-    for name in device.attention_packages():
+    for name in device.attention_packages(dtype):
         try:
             kernel = KERNELS[name]()
             worst = disagreement(kernel, device.torch_device, dtype, head_dim)

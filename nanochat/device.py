@@ -327,8 +327,12 @@ class Device:
 
     # --- attention ------------------------------------------------------------------------
 
-    def attention_packages(self) -> tuple[str, ...]:
+    def attention_packages(self, dtype: torch.dtype | None = None) -> tuple[str, ...]:
         """Kernels worth trying before torch's own, fastest first (names of `nanochat.attention.KERNELS`)."""
+        if self.kind == "cpu":
+            return ("cpu_products",)
+        if dtype == torch.float32:
+            return ()
         if self.kind == "npu":
             return ("npu_fusion_attention",)
         if self.kind == "cuda" and self.capability:

@@ -132,9 +132,31 @@ def timed_first_step(
     return first, "".join(lines)
 
 
+PRODUCT = """
+import time, torch
+for dtype in (torch.float32, torch.bfloat16):
+    left, right = torch.randn(2048, 256).to(dtype), torch.randn(256, 32768).to(dtype)
+    times = []
+    for _ in range(10):
+        began = time.perf_counter()
+        left @ right
+        times.append(time.perf_counter() - began)
+    print(f"{2 * 2048 * 256 * 32768 / min(times) / 1e9:.0f} GFLOP/s in {dtype}".replace("torch.", ""), end=" ")
+"""
+
+
+def product_speeds() -> str:
+    """What this machine multiplies at, in words: machines of one name differ from day to day."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRODUCT], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
 def speed(bench: Bench, args: argparse.Namespace) -> None:
     """Tokens per second in steady state, and the time to the first step."""
     print(f"\nspeed, {args.steps} steps each, median of {args.repeats} runs in turns")
+    print(f"this machine now: {product_speeds()} (the head's product; compare days by it)")
     contestants: dict[str, Callable[[], Ran]] = {}
     if args.upstream:
         contestants["upstream"] = lambda: bench.upstream(args.upstream, args.steps)

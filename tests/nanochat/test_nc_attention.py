@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from nanochat import attention  # noqa: E402
+from nanochat import attention, cpu_attention  # noqa: E402
 from nanochat.attention import Attention, choose, disagreement, sdpa, sdpa_cached  # noqa: E402
 from nanochat.device import FAMILIES, Device, find  # noqa: E402
 
@@ -51,13 +51,14 @@ def test_outputs_and_gradients_are_those_of_a_direct_computation(
 ) -> None:
     *tensors, weight = inputs(length, heads, kv_heads)
     results = []
-    for attend in (naive, sdpa):
+    for attend in (naive, sdpa, cpu_attention.attend):
         leaves = [x.clone().requires_grad_() for x in tensors]
         out = attend(*leaves, window)
         out.backward(weight)
         results.append([out, *(x.grad for x in leaves)])
-    for right, ours in zip(*results, strict=True):
-        torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
+    for right, *others in zip(*results, strict=True):
+        for ours in others:
+            torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("length", "window", "heads", "kv_heads"), SHAPES)
@@ -125,8 +126,24 @@ def test_only_a_kernel_that_is_there_and_right_is_chosen(
     assert ("flash_attn_2" in capsys.readouterr().err) == (kernel in (deaf_to_windows, fails))
 
 
-def test_single_precision_and_other_devices_take_torch_itself() -> None:
+def test_which_kernel_serves_which_device_and_type() -> None:
     assert choose(as_if((8, 0)), torch.float32, 16) == ("sdpa", sdpa)
-    assert choose(find("cpu"), torch.bfloat16, 16) == ("sdpa", sdpa)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert choose(find("cpu"), dtype, 16) == ("cpu_products", cpu_attention.attend)
     # flash-attn 2 has no kernels for compute capability 12.
     assert as_if((12, 0)).attention_packages() == ()
+
+
+def test_products_of_a_cpu_do_not_depend_on_how_they_are_shared_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    q, k, v, weight = inputs(16, 3, 3)
+    results = []
+    for tile_bytes in (1, 2 << 20):
+        monkeypatch.setattr(cpu_attention, "TILE_BYTES", tile_bytes)
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = cpu_attention.attend(*leaves, 4)
+        out.backward(weight)
+        results.append([out, *(x.grad for x in leaves)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
