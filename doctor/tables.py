@@ -62,6 +62,15 @@ SHAPES: dict[str, dict[str, Shape]] = {
     },
     "rust": {"crate": {"name": str, "msrv": str, **SOURCED}},
     "codes": {"code": {"name": str, "title": str}},
+    "recipes": {
+        "setting": {"name": str, "value": str, "when": list, **SOURCED},
+        "ignored": {"name": str, "instead": str, "why": str, **SOURCED},
+        "weight": {"pattern": str, "memory_gb": float, "seconds": float, **SOURCED},
+        "cost": {"cpu_core_hours": float, "disk_gb": float, "network_mb": int, **SOURCED},
+        "driver": {"name": str, "file": str, "contains": str, "pack": list, **SOURCED},
+        "origin": {"name": str, "url": str, **SOURCED},
+        "compiler": {"manager": str, "packages": list, **SOURCED},
+    },
     "mirrors": {"endpoint": {"name": str, "kind": str, "url": str, **SOURCED}},
 }
 """File -> table -> fields that every row must have, with their types."""
