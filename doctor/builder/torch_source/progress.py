@@ -1,0 +1,114 @@
+"""How far a build is: objects, rate, time left by the objects' weights, memory, the heaviest of the moment."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from doctor.builder.torch_source import ninja
+from doctor.builder.torch_source.events import Reporter, clock
+from doctor.builder.torch_source.planning import Jobs
+from doctor.builder.torch_source.processes import Sample, Sampler
+from doctor.builder.torch_source.weights import Weights
+
+MB_PER_GB = 1024
+OTHER_SECONDS = 0.5
+"""For what is no object: linking, generating, copying."""
+
+
+class Meter:
+    """Listens to one run of ninja, looks at its processes, and remembers what objects cost."""
+
+    def __init__(
+        self, build: Path, weights: Weights, jobs: Jobs, reporter: Reporter, mark: str
+    ) -> None:
+        self.build, self.weights, self.jobs, self.reporter = build, weights, jobs, reporter
+        self.sampler = Sampler(mark)
+        self.sample = Sample(0, {})
+        self.start = time.monotonic()
+        self.before = ninja.read_log(build)
+        plan = build / "build.ninja"
+        text = plan.read_text(errors="surrogateescape") if plan.exists() else ""
+        names = ninja.objects(text)
+        self.all_objects = len(names)
+        self.left = {n: weights.seconds(n) for n in names if n not in self.before}
+        self.made_before = self.all_objects - len(self.left)
+        self.done_weight = 0.0
+        self.now: ninja.Progress | None = None
+
+    def heard(self, line: str) -> None:
+        """Take a line of ninja's."""
+        status = ninja.parse_status(line)
+        if status is None:
+            return
+        self.now = status
+        name = status.object
+        self.done_weight += self.left.pop(name, 0.0) if name else OTHER_SECONDS
+        self._say()
+
+    def tick(self) -> None:
+        """Measure memory, about once a second."""
+        self.sample = self.sampler.sample()
+        self._say()
+
+    def _say(self, last: bool = False) -> None:
+        """Say how far it is, where it is time to: reckoning it for every line would cost more than ninja."""
+        if self.now and (last or self.reporter.due()):
+            self.reporter.progress(self.text(), **self.fields())
+
+    @property
+    def done(self) -> int:
+        """Objects that are there, those of earlier runs counted."""
+        return self.all_objects - len(self.left)
+
+    def seconds_left(self) -> float | None:
+        """By the weight of what is left, at the pace so far; None where there is no pace yet."""
+        left = sum(self.left.values())
+        took = time.monotonic() - self.start
+        if self.done_weight <= 0 or took < 1:
+            return left / max(1, self.jobs.wide) if self.left else None
+        return left * took / self.done_weight
+
+    def text(self) -> str:
+        """The live line."""
+        took = max(0.001, time.monotonic() - self.start)
+        rate = (self.done - self.made_before) / took * 60
+        left = self.seconds_left()
+        parts = [f"{self.done}/{self.all_objects} objects", f"{rate:.0f}/min"]
+        if left is not None:
+            parts.append(f"{clock(left)} left")
+        parts.append(f"{self.sample.total / MB_PER_GB:.1f} GB")
+        if self.sample.heaviest:
+            name, memory = self.sample.heaviest
+            parts.append(f"{name.rsplit('/', 1)[-1]} {memory / MB_PER_GB:.1f} GB")
+        return " · ".join(parts)
+
+    def fields(self) -> dict[str, Any]:
+        """The same for a program."""
+        left = self.seconds_left()
+        heaviest = self.sample.heaviest
+        return {
+            "done": self.done,
+            "total": self.all_objects,
+            "running": self.now.running if self.now else 0,
+            "seconds_left": None if left is None else round(left),
+            "memory_mb": self.sample.total,
+            "heaviest": heaviest[0] if heaviest else None,
+        }
+
+    def learn(self) -> None:
+        """Remember what this run's objects took, finished or not."""
+        made = {
+            name: entry.seconds
+            for name, entry in ninja.read_log(self.build).items()
+            if self.before.get(name) != entry and name.endswith((".o", ".obj"))
+        }
+        if made:
+            self.weights.learn(made, self.sampler.peaks)
+
+    def finish(self) -> None:
+        """Say the last state, however short ago another was said."""
+        self.left.clear()
+        self._say(last=True)
+        self.reporter.clear()

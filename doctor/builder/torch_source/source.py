@@ -1,0 +1,140 @@
+"""Gets PyTorch's source: a folder that the user names, or a clone that can be finished after any stop."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from doctor.builder.torch_source.events import Reporter
+from doctor.builder.torch_source.run import run
+from doctor.builder.torch_source.tree import missing_submodules
+from doctor.errors import DoctorError
+from doctor.tables import Tables
+from doctor.versions import parts
+
+ASK_SECONDS = 20
+"""For a mirror to say whether it has a tag."""
+
+TRIES = 3
+"""Of each step of a clone; what was fetched before stays."""
+
+MARKER = "nanochat-doctor-clone"
+"""In .git of a clone of ours, which may be finished without asking."""
+
+
+def newest_release(tables: Tables, python: str | None) -> str:
+    """Tag of the newest PyTorch release that knows a Python.
+
+    Args:
+        python: `3.12`; None takes the newest of all.
+
+    Raises:
+        DoctorError: no release in the tables knows it.
+    """
+    rows = [
+        row
+        for row in tables.rows("torch", "release")
+        if python is None or python in row["pythons"] or python in row.get("freethreaded", ())
+    ]
+    if not rows:
+        raise DoctorError(
+            f"No PyTorch release in the tables knows Python {python}; name a tag with --ref, or "
+            "another Python with --python."
+        )
+    row = max(rows, key=lambda r: parts(r["torch"]))
+    return f"v{max(row.get('versions') or [row['torch'] + '.0'], key=parts)}"
+
+
+def origins(tables: Tables) -> list[str]:
+    """Addresses to clone from, in the order in which they are tried."""
+    return [str(row["url"]) for row in tables.rows("recipes", "origin")]
+
+
+def clone(
+    folder: Path,
+    ref: str,
+    urls: list[str],
+    *,
+    env: Mapping[str, str],
+    log: Path,
+    reporter: Reporter,
+) -> None:
+    """Have a tag's source in a folder, with all submodules; a clone that was stopped is finished.
+
+    Raises:
+        DoctorError: the folder holds something else, or no address answers, or git fails.
+    """
+    marker = folder / ".git" / MARKER
+    if folder.exists() and any(folder.iterdir()):
+        if not marker.exists():
+            raise DoctorError(
+                f"{folder} is there and no clone of nanochat-doctor; move it away, or name it with "
+                "--source."
+            )
+        if (folder / "CMakeLists.txt").exists() and not any(missing_submodules(folder)):
+            return
+    url = _reachable(urls, ref, env)
+    reporter.event("clone", f"Cloning {ref} from {url} …", url=url, ref=ref, folder=str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = [
+        ["git", "init", "--quiet", "."],
+        ["git", "config", "remote.origin.url", url],
+        ["git", "fetch", "--quiet", "--depth", "1", url, f"+refs/tags/{ref}:refs/tags/{ref}"],
+        ["git", "checkout", "--quiet", "--force", "--detach", f"refs/tags/{ref}"],
+        ["git", "submodule", "sync", "--quiet", "--recursive"],
+        ["git", "submodule", "update", "--init", "--recursive", "--force", "--depth", "1",
+         "--jobs", str(min(8, (os.cpu_count() or 1) * 2))],
+    ]  # fmt: skip
+    for number, step in enumerate(steps):
+        _step(step, folder, env, log)
+        if number == 0:
+            marker.touch()
+
+
+def _step(step: list[str], folder: Path, env: Mapping[str, str], log: Path) -> None:
+    heard: list[str] = []
+    for _ in range(TRIES if "fetch" in step or "update" in step else 1):
+        heard.clear()
+        # a lock that a killed git left behind; ours is the only one in this tree
+        for lock in folder.glob(".git/**/*.lock"):
+            lock.unlink(missing_ok=True)
+        if run(step, cwd=folder, env=env, log=log, mark=str(folder), heard=heard.append) == 0:
+            return
+    said = next((line for line in reversed(heard) if line.strip()), "it says nothing")
+    raise DoctorError(
+        f"git {step[1]} failed in {folder}: {said.strip()}; run it again, it goes on where it stopped. "
+        f"The log: {log}"
+    )
+
+
+def _reachable(urls: list[str], ref: str, env: Mapping[str, str]) -> str:
+    """The first address that has the tag."""
+    reasons = []
+    for url in urls:
+        try:
+            done = subprocess.run(
+                ["git", "ls-remote", "--exit-code", url, f"refs/tags/{ref}"],
+                env={**env, "GIT_TERMINAL_PROMPT": "0"},
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=ASK_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            reasons.append(f"{url} gave no answer within {ASK_SECONDS} s")
+            continue
+        except OSError as error:
+            raise DoctorError(
+                "git is not installed; install it, or name a tree with --source."
+            ) from error
+        if done.returncode == 0:
+            return url
+        said = (done.stderr.strip().splitlines() or [f"it has no tag {ref}"])[-1]
+        reasons.append(f"{url}: {said}")
+    raise DoctorError(
+        f"PyTorch {ref} can be cloned from nowhere ({'; '.join(reasons)}); check the connection and "
+        "the tag, or name a tree with --source."
+    )

@@ -1,0 +1,248 @@
+"""What a PyTorch source tree says of itself: version, how it is built, what it wants, what it lacks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from doctor.errors import DoctorError
+from doctor.tables import Row, Tables
+
+BUILD = "build"
+"""PyTorch's build folder; its name is fixed in tools/setup_helpers/env.py."""
+
+CMAKE_FLOOR = re.compile(
+    r"^\s*cmake_minimum_required\s*\(\s*VERSION\s+([\d.]+)", re.IGNORECASE | re.MULTILINE
+)
+GCC_FLOOR = re.compile(
+    r"CMAKE_COMPILER_IS_GNUCXX\s+AND\s+CMAKE_CXX_COMPILER_VERSION\s+VERSION_LESS\s+([\d.]+)"
+)
+PYTHON_FLOOR = re.compile(r"python_min_version\s*=\s*\((\d+),\s*(\d+)")
+REQUIRES_PYTHON = re.compile(r"requires-python\s*=\s*[\"']>=\s*([\d.]+)")
+SUBMODULE_PATH = re.compile(r"^\s*path\s*=\s*(\S+)", re.MULTILINE)
+CUSTOM_SUBMODULES = ("gloo", "cpuinfo", "onnx", "fbgemm", "cutlass")
+"""What setup.py itself looks for below third_party where there is no .gitmodules (2.6.0)."""
+
+SOURCE_SUFFIXES = frozenset(
+    ".c .cc .cpp .cu .cuh .h .hpp .hh .py .txt .cmake .yaml .in .S .s .asm .toml .cfg".split()
+)
+GIT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A source tree. What it does not say is None.
+
+    Attributes:
+        commit: of git; None for a tree from an archive.
+        changed: files that differ from the commit, or are not in it.
+        missing: submodules that are empty or not there.
+        cmake: the oldest CMake it takes.
+        old_projects: projects below third_party that ask for a CMake before 3.5.
+    """
+
+    path: Path
+    version: str
+    driver: Row
+    commit: str | None
+    changed: tuple[str, ...]
+    missing: tuple[str, ...]
+    cmake: str | None
+    gcc: str | None
+    python: str | None
+    requires: tuple[str, ...]
+    old_projects: tuple[str, ...]
+
+    @property
+    def build(self) -> Path:
+        """Where its objects lie."""
+        return self.path / BUILD
+
+
+def read_tree(path: Path, tables: Tables) -> Tree:
+    """Look at a source tree.
+
+    Raises:
+        DoctorError: there is none, it is cut short, or it is no PyTorch's.
+    """
+    if not path.is_dir():
+        raise DoctorError(f"There is no folder {path}; name a PyTorch source tree with --source.")
+    version = _text(path / "version.txt").strip().partition("\n")[0]
+    cmake = _text(path / "CMakeLists.txt")
+    if not re.match(r"\d+\.\d+", version) or not re.search(
+        r"project\s*\(\s*[\"$]?\{?Torch", cmake, re.IGNORECASE
+    ):
+        half = (path / ".git").exists() and not (path / "CMakeLists.txt").exists()
+        raise DoctorError(
+            f"{path} is a clone that was cut short; without --source it is finished, or run "
+            "`git checkout HEAD -- .` in it."
+            if half
+            else f"{path} is no PyTorch source tree: it has no version.txt and CMakeLists.txt of one. "
+            "Name the folder that holds them."
+        )
+    setup, project = _text(path / "setup.py"), _text(path / "pyproject.toml")
+    python = PYTHON_FLOOR.search(setup)
+    required = REQUIRES_PYTHON.search(project)
+    commit, changed = _git_state(path)
+    gcc, floor = GCC_FLOOR.search(cmake), CMAKE_FLOOR.search(cmake)
+    return Tree(
+        path=path,
+        version=version,
+        driver=_driver(path, tables),
+        commit=commit,
+        changed=changed,
+        missing=tuple(missing_submodules(path)),
+        cmake=floor[1] if floor else None,
+        gcc=gcc[1] if gcc else None,
+        python=f"{python[1]}.{python[2]}" if python else required[1] if required else None,
+        requires=tuple(_requires(project)),
+        old_projects=tuple(_old_projects(path)),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _driver(path: Path, tables: Tables) -> Row:
+    """How this tree is built: the first row of build/recipes.toml whose file says so."""
+    for row in tables.rows("recipes", "driver"):
+        if row["contains"] in _text(path / row["file"]):
+            return row
+    known = " or ".join(f"{r['contains']} in {r['file']}" for r in tables.rows("recipes", "driver"))
+    raise DoctorError(
+        f"{path} is built in a way that is not known here (there is no {known}); use a PyTorch "
+        "from 1.8 on."
+    )
+
+
+def missing_submodules(path: Path) -> Iterator[str]:
+    """Submodules that are not checked out; without .gitmodules, those that PyTorch looks for itself."""
+    listed = SUBMODULE_PATH.findall(_text(path / ".gitmodules"))
+    for name in listed or [f"third_party/{name}" for name in CUSTOM_SUBMODULES]:
+        folder = path / name
+        try:
+            if not any(entry.name != ".git" for entry in os.scandir(folder)):
+                yield name
+        except OSError:
+            yield name
+            continue
+        yield from (
+            f"{name}/{inner}"
+            for inner in SUBMODULE_PATH.findall(_text(folder / ".gitmodules"))
+            if (folder / inner).is_dir() and not any((folder / inner).iterdir())
+        )
+
+
+def _requires(project: str) -> list[str]:
+    """Distributions that pyproject.toml's build-system asks for."""
+    match = re.search(
+        r"^\[build-system\][^\[]*?requires\s*=\s*\[(.*?)\]", project, re.DOTALL | re.MULTILINE
+    )
+    return (
+        re.findall(r"^\s*[\"']([^\"']+)[\"']", match[1].replace(",", "\n"), re.MULTILINE)
+        if match
+        else []
+    )
+
+
+def _old_projects(path: Path) -> Iterator[str]:
+    for file in sorted(path.glob("third_party/*/CMakeLists.txt")) + sorted(
+        path.glob("third_party/*/cmake/CMakeLists.txt")
+    ):
+        floor = CMAKE_FLOOR.search(_text(file))
+        if floor and tuple(map(int, floor[1].split(".")[:2])) < (3, 5):
+            yield str(file.parent.relative_to(path))
+
+
+# --- git ---------------------------------------------------------------------------------------
+
+
+def git(path: Path, *arguments: str) -> str | None:
+    """What a git command said; None where it failed, or git is not there."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(path), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _git_state(path: Path) -> tuple[str | None, tuple[str, ...]]:
+    """Commit, and what differs from it; submodules whose contents differ are among that."""
+    top = git(path, "rev-parse", "--show-toplevel")
+    if top is None or Path(top.strip()).resolve() != path.resolve():
+        return None, ()  # an archive that was unpacked inside some other repository
+    commit = git(path, "rev-parse", "HEAD")
+    said = git(path, "status", "--porcelain=v1", "--ignore-submodules=untracked") or ""
+    changed = [line[3:] for line in said.splitlines() if len(line) > 3]
+    empty = set(missing_submodules(path))
+    return commit.strip() if commit else None, tuple(c for c in changed if c not in empty)
+
+
+def state_hash(tree: Tree) -> str:
+    """Identifies the source to the last changed line.
+
+    Of a git tree: commit, differences (in submodules too), and untracked files by size and time; of
+    any other: size and time of every source file that no build writes.
+    """
+    found = hashlib.sha256((tree.commit or "").encode())
+    if tree.commit is not None:
+        found.update((git(tree.path, "diff", "HEAD", "--submodule=diff") or "").encode())
+        files: Iterator[Path] = (tree.path / name for name in tree.changed)
+        others = (git(tree.path, "ls-files", "--others", "--exclude-standard") or "").splitlines()
+        files = (tree.path / name for name in sorted(others))
+    else:
+        files = iter(_source_files(tree.path))
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        found.update(
+            f"{file.relative_to(tree.path)} {status.st_size} {status.st_mtime_ns}".encode()
+        )
+    return found.hexdigest()
+
+
+WRITTEN = (
+    "build",
+    "dist",
+    "torch/lib",
+    "torch/include",
+    "torch/share",
+    "torch/bin",
+    "torch.egg-info",
+)
+"""Folders that a build writes to; an archive's tree has nothing of the source in them but torch/lib."""
+
+
+def _source_files(path: Path) -> list[Path]:
+    found = []
+    for folder, folders, names in os.walk(path):
+        inside = os.path.relpath(folder, path)
+        folders[:] = [
+            f
+            for f in folders
+            if os.path.normpath(f"{inside}/{f}") not in WRITTEN and f not in ("__pycache__", ".git")
+        ]
+        found += [
+            Path(folder, name)
+            for name in names
+            if os.path.splitext(name)[1] in SOURCE_SUFFIXES and name != "version.py"
+        ]
+    return sorted(found)

@@ -1,0 +1,5 @@
+if(USE_DISTRIBUTED AND USE_TENSORPIPE)
+  set(TP_BUILD_LIBUV ON CACHE BOOL "" FORCE)
+  set(TORCH_USE_LIBUV ON)
+  add_subdirectory(third_party/tensorpipe)
+endif()

@@ -1,0 +1,144 @@
+"""A small tree that stands in for PyTorch's: git with a submodule, and what it is compiled with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+TEMPLATE = Path(__file__).parent / "standin"
+TOOLS_FOLDER = REPO / ".venv-cuda"
+TOOLS_VARIABLE = "NANOCHAT_TEST_CUDA_PYTHON"
+"""An interpreter whose environment has nvcc and the rest, in place of one that tests make."""
+
+CUDA = "13.5.37"
+CUDA_PACKAGES = [f"nvidia-{name}=={CUDA}" for name in ("cuda-nvcc", "cuda-crt", "cuda-runtime", "nvvm")]
+BUILD_PACKAGES = ["cmake", "ninja", "pip", "setuptools", "wheel"]
+
+GIT = {
+    "GIT_AUTHOR_NAME": "a",
+    "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "a",
+    "GIT_COMMITTER_EMAIL": "a@example.org",
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "protocol.file.allow",
+    "GIT_CONFIG_VALUE_0": "always",
+}
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """What a build needs: an interpreter with CMake and ninja, a CUDA toolkit, libuv's source."""
+
+    python: Path
+    cuda_home: Path
+    libuv: Path | None
+
+
+def toolbox() -> Toolbox:
+    """Find it, or make it once from the Python index; without either the test is skipped aloud."""
+    given = os.environ.get(TOOLS_VARIABLE)
+    folder = Path(given).parent.parent if given else TOOLS_FOLDER
+    if not given and not (folder / "complete").exists():
+        _make(folder)
+    homes = sorted(folder.glob("lib/python3.*/site-packages/nvidia/cu13"))
+    if not homes or not (homes[0] / "bin" / "nvcc").exists():
+        pytest.skip(f"no nvcc in {folder}")
+    sources = sorted((folder / "share").glob("uvloop-*/vendor/libuv"))
+    return Toolbox(folder / "bin" / "python", homes[0], sources[0] if sources else None)
+
+
+def _make(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, with_pip=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip"]
+    share = folder / "share"
+    share.mkdir(exist_ok=True)
+    for command in (
+        [*pip, "install", "--quiet", *CUDA_PACKAGES, *BUILD_PACKAGES],
+        # its source archive is the one that brings libuv's source with it
+        [*pip, "download", "--quiet", "--no-deps", "--no-binary=:all:", "--no-build-isolation",
+         "--dest", str(share), "uvloop"],
+    ):  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+        if done.returncode:
+            shutil.rmtree(folder)
+            pytest.skip(f"no compiler for CUDA, and none to be had: {done.stderr.strip()[-300:]}")
+    for archive in share.glob("uvloop-*.tar.gz"):
+        with tarfile.open(archive) as file:
+            file.extractall(share, **({"filter": "data"} if sys.version_info >= (3, 12) else {}))
+    (folder / "complete").touch()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git as nobody in particular."""
+    env = {**os.environ, **GIT}
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@dataclass
+class Shape:
+    """What a stand-in tree is made of.
+
+    Attributes:
+        ops: number of small C++ files.
+        files: path -> text, over the template's.
+    """
+
+    ops: int = 4
+    libuv: Path | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    submodule: bool = True
+
+
+def op(number: int) -> str:
+    """One small C++ file."""
+    return (
+        "#include <string>\n#include <vector>\n"
+        f"int torch_op_{number}(int n) {{\n  std::vector<std::string> x(n, std::to_string(n));\n"
+        f"  return static_cast<int>(x.size()) + {number};\n}}\n"
+    )
+
+
+def make_tree(folder: Path, shape: Shape) -> Path:
+    """Write, and commit, a stand-in tree with its submodule checked out."""
+    origin = folder.parent / f"{folder.name}-tensorpipe"
+    shutil.copytree(TEMPLATE / "tensorpipe", origin)
+    if shape.libuv:
+        shutil.copytree(shape.libuv, origin / "third_party" / "libuv")
+    commit_all(origin)
+    shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns("tensorpipe", "gitignore"))
+    shutil.copy(TEMPLATE / "gitignore", folder / ".gitignore")
+    (folder / "torch" / "csrc" / "ops").mkdir()
+    for number in range(shape.ops):
+        (folder / "torch" / "csrc" / "ops" / f"op_{number}.cpp").write_text(op(number))
+    for path, text in shape.files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    git(folder, "submodule", "--quiet", "add", str(origin), "third_party/tensorpipe")
+    commit_all(folder)
+    if not shape.submodule:
+        git(folder, "submodule", "--quiet", "deinit", "--force", "--all")
+    return folder
+
+
+def commit_all(folder: Path) -> None:
+    """Commit what lies there, into a new repository where there is none."""
+    if not (folder / ".git").exists():
+        git(folder, "init", "--quiet", "--initial-branch=main")
+    git(folder, "add", "--all", "--force", ".")
+    git(folder, "commit", "--quiet", "-m", "x")
