@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from doctor import __version__
+from doctor.builder.torch_source.command import build_torch
 from doctor.errors import DoctorError, Unknown
 from doctor.facts import AREAS, SCHEMA, Facts, to_json
 from doctor.survey import DEFAULT_AREAS, survey
@@ -156,6 +157,9 @@ def selftest(arguments: tuple[str, ...]) -> int:
     from doctor import selftest as runner
 
     return runner.run(arguments)
+
+
+cli.add_command(build_torch)
 
 
 def _look(

@@ -35,7 +35,7 @@ class Reporter:
         """Whether a line may be rewritten in place."""
         return self.out is None and self.err.isatty()
 
-    def event(self, name: str, text: str = "", **fields: Any) -> None:
+    def event(self, name: str, text: str = "", /, **fields: Any) -> None:
         """Say that something has happened.
 
         Args:
@@ -56,7 +56,7 @@ class Reporter:
         wait = LINE_SECONDS if self.live else QUIET_SECONDS
         return time.monotonic() - self._last >= wait
 
-    def progress(self, text: str, **fields: Any) -> None:
+    def progress(self, text: str, /, **fields: Any) -> None:
         """Say how far it is."""
         self._last = time.monotonic()
         if not self.live:

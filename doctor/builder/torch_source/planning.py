@@ -19,7 +19,7 @@ from doctor.plan import Build, Wishes
 from doctor.tables import Row, Tables
 from doctor.versions import older, parts
 
-ARCH = re.compile(r"(?:sm|compute)?[-_ ]?(\d+)(?:\.(\d))?([af]?)(\+ptx)?", re.IGNORECASE)
+ARCH = re.compile(r"(?:sm|compute)?[-_ ]?(\d+)(?:\.(\d))?(a?)(\+ptx)?", re.IGNORECASE)
 HEADROOM_SHARE = 0.1
 HEADROOM_GB = 1.0
 """Memory that is left to the rest of the machine: a tenth, and at least this much."""
@@ -102,7 +102,7 @@ def _of_family(rows: Sequence[Row], native: Sequence[str], known: Sequence[str])
 
 def base(arch: str) -> str:
     """`9.0a+PTX` -> `9.0`."""
-    return arch.removesuffix("+PTX").rstrip("af")
+    return arch.removesuffix("+PTX").rstrip("a")
 
 
 # --- toolkit and compiler ----------------------------------------------------------------------
@@ -267,25 +267,27 @@ def draft(
     wishes: Wishes,
     *,
     cuda_home: str | None = None,
+    first: Sequence[Compiler] = (),
     others: Sequence[Compiler] = (),
 ) -> Draft:
     """Choose architectures, toolkit, compiler and jobs.
 
     Args:
-        others: compilers beyond those that the facts name, best first.
+        first: compilers that are preferred to those that the facts name (CC and CXX).
+        others: compilers to fall back on, best first.
 
     Raises:
         WrongUsage, DoctorError: as `canonical_archs`.
     """
     c = Context(facts, tables)
-    first = choose_toolkit(facts.nvidia, (), cuda_home)
-    known = first.archs if first else ()
+    usual = choose_toolkit(facts.nvidia, (), cuda_home)
+    known = usual.archs if usual else ()
     archs = canonical_archs(
         wishes.archs or c.capabilities, tables, native=c.capabilities, known=known
     )
     toolkit = choose_toolkit(facts.nvidia, archs, cuda_home) if archs else None
     row = tables.toolkit(toolkit.version) if toolkit and toolkit.version else None
-    candidates = [*compilers(facts.host.tools if facts.host else {}), *others]
+    candidates = [*first, *compilers(facts.host.tools if facts.host else {}), *others]
     compiler = next((k for k in candidates if accepts(row, k.kind, k.version)), None)
     cores = (facts.host.cores if facts.host else None) or 1
     weights = tables.rows("recipes", "weight")

@@ -168,7 +168,7 @@ def _arch_shortcomings(build: TorchBuild, archs: Sequence[str]) -> Iterator[str]
     if build.flavour != "cuda":
         yield f"it is a {build.flavour or 'CPU'} build, without CUDA"
         return
-    asked = {arch.removesuffix("+PTX").rstrip("f") for arch in archs}
+    asked = {arch.removesuffix("+PTX") for arch in archs}
     have = {code.arch for code in build.archs if code.sass}
     # a few special kernels for a target such as sm_90a come with every build for it
     full = set(build.archs_covered)

@@ -1,0 +1,91 @@
+"""The command build-torch: options in, a session out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from doctor.errors import WrongUsage
+
+
+@click.command("build-torch")
+@click.option("--arch", "archs", multiple=True, metavar="ARCH",
+              help="Build for this GPU: 12.0, sm_120, blackwell, native; repeatable, or a list; +PTX "
+                   "behind it for newer cards too. Default: the GPUs of this machine.")  # fmt: skip
+@click.option("--libuv/--no-libuv", default=None, help="With libuv in the TCPStore (default).")
+@click.option("--source", type=click.Path(path_type=Path), metavar="DIR",
+              help="A PyTorch source tree; else TORCH_LOCAL_PATH, else a clone.")  # fmt: skip
+@click.option(
+    "--ref", metavar="TAG", help="The tag to clone; else the newest release for this Python."
+)
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N",
+              help="Compilers at once; else what fits into memory.")  # fmt: skip
+@click.option("--cuda-home", metavar="DIR", help="The CUDA toolkit to build with.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Put the wheel there.")
+@click.option("--python", metavar="PATH", help="Build with and for this interpreter.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show recipe, preflight, jobs and time; change nothing."
+)
+@click.option("--resume", is_flag=True, help="Go on with an unfinished build, or say why not.")
+@click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
+@click.pass_obj
+def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None, source: Path | None,
+                ref: str | None, jobs: int | None, cuda_home: str | None, out: Path | None,
+                python: str | None, dry_run: bool, resume: bool, as_json: bool) -> int:  # fmt: skip
+    """Build PyTorch from source, prove the wheel, and keep it for the next time."""
+    from doctor.builder.torch_source import page, session
+    from doctor.builder.torch_source.events import Reporter
+    from doctor.builder.torch_source.run import Stopped, stoppable
+    from doctor.plan import Wishes
+    from doctor.survey import survey
+    from doctor.system import System
+    from doctor.tables import Tables
+
+    system, tables = System(obj["root"]), Tables()
+    if not system.live and not dry_run:
+        raise WrongUsage("--root is for looking only; with build-torch it needs --dry-run.")
+    if python is not None and not Path(python).is_file():
+        raise WrongUsage(f"--python {python}: there is no such program; name an interpreter.")
+    if cuda_home is not None:
+        cuda_home = str(Path(cuda_home).absolute()).rstrip("/") if system.live else cuda_home
+        if not system.is_dir(cuda_home):
+            raise WrongUsage(
+                f"--cuda-home {cuda_home} is no folder; name a toolkit that is installed."
+            )
+        cuda_home = system.real(cuda_home)
+        system.env["CUDA_HOME"] = cuda_home
+    request = session.Request(
+        Wishes(archs=archs, libuv=libuv), source, ref, jobs, cuda_home, out, resume
+    )
+    areas = {"host", "python", "nvidia", "storage"}
+    facts = survey(system, tables, areas=areas, python=python and str(Path(python).absolute()), debug=obj["debug"])
+    outlook = session.look_ahead(request, system, facts, tables)
+    if dry_run:
+        if as_json:
+            Reporter(out=sys.stdout).event("plan", **page.to_json(outlook))
+        else:
+            page.print_outlook(outlook, sys.stdout)
+        return int(any(f.severity == "error" for f in outlook.findings))
+    reporter = Reporter(out=sys.stdout if as_json else None)
+    for note in outlook.notes:
+        reporter.event("note", f"Note: {note}")
+    for finding in outlook.findings:
+        if finding.severity != "error":
+            reporter.event("warning", f"! {finding.code}: {finding.cause}", code=finding.code)
+    try:
+        with stoppable():
+            built = session.carry_out(outlook, system, tables, reporter)
+    except Stopped as stop:
+        reporter.clear()
+        reporter.event(
+            "stopped",
+            f"Stopped by {stop}; every compiler has ended. Go on with --resume.",
+            signal=str(stop),
+        )
+        return 128 + stop.number
+    if not as_json:
+        click.echo(str(built.wheel))
+    return 0
