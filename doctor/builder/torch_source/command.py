@@ -61,7 +61,13 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
         Wishes(archs=archs, libuv=libuv), source, ref, jobs, cuda_home, out, resume
     )
     areas = {"host", "python", "nvidia", "storage"}
-    facts = survey(system, tables, areas=areas, python=python and str(Path(python).absolute()), debug=obj["debug"])
+    facts = survey(
+        system,
+        tables,
+        areas=areas,
+        python=python and str(Path(python).absolute()),
+        debug=obj["debug"],
+    )
     outlook = session.look_ahead(request, system, facts, tables)
     if dry_run:
         if as_json:

@@ -76,10 +76,12 @@ def _install(wheel: Path, folder: Path, python: str, env: Mapping[str, str]) -> 
             [uv, "pip", "install", "--quiet", "--python", child, str(wheel)],
         ]
     else:
+        # the pip of the Python that builds serves the new environment, too: making one takes longest
         steps = [
-            [python, "-m", "venv", str(folder)],
-            [child, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)],
-        ]
+            [python, "-m", "venv", "--without-pip", str(folder)],
+            [python, "-m", "pip", "--python", child, "install", "--quiet", "--disable-pip-version-check",
+             str(wheel)],
+        ]  # fmt: skip
     clean = {k: v for k, v in env.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
     for step in steps:
         try:
@@ -186,6 +188,7 @@ def _two_ranks(system: System, python: str, backend: str) -> DeepCheck:
 
 
 def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a build: what makes an interpreter take modules from elsewhere is left out."""
-    dropped = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-    return {k: v for k, v in env.items() if k not in dropped} | {"HOME": env.get("HOME", os.sep)}
+    """The environment for a build: no modules from elsewhere, and compilers that speak English."""
+    dropped = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "LANGUAGE")
+    kept = {k: v for k, v in env.items() if k not in dropped}
+    return kept | {"HOME": env.get("HOME", os.sep), "LC_ALL": "C"}

@@ -21,7 +21,9 @@ TOOLS_VARIABLE = "NANOCHAT_TEST_CUDA_PYTHON"
 """An interpreter whose environment has nvcc and the rest, in place of one that tests make."""
 
 CUDA = "13.5.37"
-CUDA_PACKAGES = [f"nvidia-{name}=={CUDA}" for name in ("cuda-nvcc", "cuda-crt", "cuda-runtime", "nvvm")]
+CUDA_PACKAGES = [
+    f"nvidia-{name}=={CUDA}" for name in ("cuda-nvcc", "cuda-crt", "cuda-runtime", "nvvm")
+]
 BUILD_PACKAGES = ["cmake", "ninja", "pip", "setuptools", "wheel"]
 
 GIT = {

@@ -1,4 +1,5 @@
 """The contract of PyTorch's setup.py: its commands, variables and folders."""
+# ruff: noqa: ANN001, ANN201
 
 import os
 import subprocess

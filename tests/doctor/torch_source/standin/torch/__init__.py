@@ -1,7 +1,9 @@
 """As much of torch as proving a build asks for."""
+# ruff: noqa: ANN001, ANN201, F401
 
 from torch import _C
-from torch.version import __version__, cuda as _cuda
+from torch.version import __version__
+from torch.version import cuda as _cuda
 
 
 class Tensor(list):

@@ -1,4 +1,5 @@
 """A store and a group of ranks: the client of the store is Python, its server is C++ with libuv."""
+# ruff: noqa: ANN001, ANN201, ANN202, ANN204, B023, B905
 
 import socket
 import socketserver
@@ -55,7 +56,9 @@ class TCPStore:
     def __init__(self, host, port, world_size=None, is_master=False, timeout=None, use_libuv=True):
         self.libuvBackend = use_libuv
         if use_libuv and not _C.libuv_version():
-            raise RuntimeError("use_libuv was requested but PyTorch was built without libuv support")
+            raise RuntimeError(
+                "use_libuv was requested but PyTorch was built without libuv support"
+            )
         if is_master and use_libuv:
             port = _C.store_start(port)
             if port < 0:

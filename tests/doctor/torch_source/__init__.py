@@ -1,0 +1,1 @@
+"""Building PyTorch from source, on trees that stand in for it."""
