@@ -14,6 +14,9 @@ from doctor.builder.torch_source.fingerprint import Fingerprint, State, read_sta
 from doctor.builder.torch_source.tree import Tree, git
 from doctor.errors import DoctorError
 
+ASIDE = "build.aside"
+"""Beside the build folder: other builds, by their keys."""
+
 
 @contextlib.contextmanager
 def locked(tree: Path) -> Iterator[str]:
@@ -62,7 +65,7 @@ def prepare(tree: Tree, wanted: Fingerprint, resume: bool) -> bool:
         aside = _aside(tree, state)
         os.rename(build, aside)
         _put_products_aside(tree, aside / "installed")
-    parked = tree.path / f"build.{wanted.key}"
+    parked = tree.path / ASIDE / wanted.key
     if read_state(parked) is not None:
         os.rename(parked, build)
         return True
@@ -93,15 +96,17 @@ def _undo_half_configured(build: Path, state: State) -> None:
 
 
 def _aside(tree: Tree, state: State | None) -> Path:
-    """A free name for a build folder: with its key where it is ours, so that it is found again."""
-    if state is not None:
-        place = tree.path / f"build.{state.fingerprint.key}"
-        if not place.exists():
-            return place
+    """A free name for a build folder: its key where it is ours, so that it is found again."""
+    folder = tree.path / ASIDE
+    folder.mkdir(exist_ok=True)
+    # what lies here is no change of the source
+    (folder / ".gitignore").write_text("*\n")
+    if state is not None and not (folder / state.fingerprint.key).exists():
+        return folder / state.fingerprint.key
     number = 1
-    while (tree.path / f"build.before-{number}").exists():
+    while (folder / f"before-{number}").exists():
         number += 1
-    return tree.path / f"build.before-{number}"
+    return folder / f"before-{number}"
 
 
 def _put_products_aside(tree: Tree, folder: Path) -> None:

@@ -296,26 +296,33 @@ def draft(
 
 
 def environment(
-    facts: Facts, tables: Tables, chosen: Draft, *, version: str | None = None, prefix: str = ""
+    facts: Facts,
+    tables: Tables,
+    chosen: Draft,
+    *,
+    version: str | None = None,
+    prefix: str = "",
+    cmake: str | None = None,
 ) -> dict[str, str]:
     """Variables that make PyTorch's build do what was chosen.
 
     Args:
         version: of the tree.
         prefix: folders for CMAKE_PREFIX_PATH, `;` between them.
+        cmake: version of the CMake that will be run; None takes that of the facts.
     """
     libraries = {lib.name for lib in facts.nvidia.libraries} if facts.nvidia else set()
     tools = facts.host.tools if facts.host else {}
     launcher = next((tools[name].path for name in ("sccache", "ccache") if name in tools), "")
-    cmake = tools["cmake"].version if "cmake" in tools else None
-    usual = compilers(tools)[:1]
+    if cmake is None and "cmake" in tools:
+        cmake = tools["cmake"].version
     conditions = {
         "cuda" if chosen.cuda else "cpu",
         "libuv" if chosen.libuv else "no-libuv",
         "cudnn" if any("cudnn" in name for name in libraries) else "no-cudnn",
         "system-nccl" if any("nccl" in name for name in libraries) else "bundled-nccl",
         *(["launcher"] if launcher else []),
-        *(["cc"] if chosen.compiler and [chosen.compiler] != usual else []),
+        *(["cc"] if chosen.compiler else []),
         *(["prefix"] if prefix else []),
         *(["cmake-4"] if cmake and parts(cmake) >= (4,) else []),
     }

@@ -35,6 +35,9 @@ NEWEST_GCC, OLDEST_GCC = 20, 9
 OPEN_FILES_LOW = 1024
 """ninja opens three descriptors a job, the linker one for each of 8,000 objects."""
 
+SWITCHED_ON = ("ON", "1", "YES", "TRUE", "Y")
+"""As PyTorch's setup.py reads a variable."""
+
 BLAS_HEADERS = ("cblas.h", "openblas/cblas.h", "openblas-pthread/cblas.h", "mkl.h", "mkl/mkl.h")
 LIST_DISTRIBUTIONS = (
     "import importlib.metadata as m, json; "
@@ -122,7 +125,7 @@ def preflight(
     found = [*obstacles(facts, tables, chosen), *_programs(c, tree, programs), *_limits(c)]
     found += _libraries(c, system, chosen)
     if tree is not None:
-        found += [*_submodules(c, tree), *_compiler_floor(c, tree, chosen)]
+        found += [*_submodules(c, tree, system), *_compiler_floor(c, tree, chosen)]
         found += [*_python(c, tree), *_distributions_missing(c, tree, programs)]
         found += [*_disk(c, system, tree, tables), *_dates(c, system, tree)]
     return sorted(found, key=lambda f: (f.severity != ERROR, tables.code(f.code)["order"]))
@@ -220,16 +223,17 @@ def _libraries(c: Context, system: System, chosen: Draft) -> Iterator[Finding]:
         )
 
 
-def _submodules(c: Context, tree: Tree) -> Iterator[Finding]:
+def _submodules(c: Context, tree: Tree, system: System) -> Iterator[Finding]:
     if not tree.missing:
         return
+    own = system.env.get("USE_SYSTEM_LIBS", "").upper() in SWITCHED_ON
     names = joined(tree.missing[:5]) + (
         f" and {len(tree.missing) - 5} more" if len(tree.missing) > 5 else ""
     )
     archive = tree.commit is None
     yield c.finding(
         "build.submodules-missing",
-        ERROR,
+        WARNING if own else ERROR,
         f"Submodules of {tree.path} are empty: {names}."
         + (
             " It is an archive without them, and no git tree that could fetch them."

@@ -117,7 +117,9 @@ def look_ahead(request: Request, system: System, facts: Facts, tables: Tables) -
     prefix = system.env.get("CMAKE_PREFIX_PATH", "") or (
         facts.python.prefix or "" if facts.python and facts.python.conda else ""
     )
-    settings = environment(facts, tables, chosen, version=version, prefix=prefix)
+    settings = environment(
+        facts, tables, chosen, version=version, prefix=prefix, cmake=programs.cmake_version
+    )
     found = preflight(system, facts, tables, chosen, tree, programs)
     if tree and ref is not None:
         # submodules of a clone of ours are fetched anyway

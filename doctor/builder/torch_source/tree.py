@@ -25,8 +25,10 @@ GCC_FLOOR = re.compile(
 PYTHON_FLOOR = re.compile(r"python_min_version\s*=\s*\((\d+),\s*(\d+)")
 REQUIRES_PYTHON = re.compile(r"requires-python\s*=\s*[\"']>=\s*([\d.]+)")
 SUBMODULE_PATH = re.compile(r"^\s*path\s*=\s*(\S+)", re.MULTILINE)
-CUSTOM_SUBMODULES = ("gloo", "cpuinfo", "onnx", "fbgemm", "cutlass")
-"""What setup.py itself looks for below third_party where there is no .gitmodules (2.6.0)."""
+PART_OF = re.compile(
+    r"^[^#\n]*add_subdirectory\(\"?\$\{[^}]*\}/(?:\.\./)?(third_party/[\w.-]+)", re.MULTILINE
+)
+"""Where there is no .gitmodules, what cmake/Dependencies.cmake takes in tells what belongs there."""
 
 SOURCE_SUFFIXES = frozenset(
     ".c .cc .cpp .cu .cuh .h .hpp .hh .py .txt .cmake .yaml .in .S .s .asm .toml .cfg".split()
@@ -125,9 +127,10 @@ def _driver(path: Path, tables: Tables) -> Row:
 
 
 def missing_submodules(path: Path) -> Iterator[str]:
-    """Submodules that are not checked out; without .gitmodules, those that PyTorch looks for itself."""
+    """Submodules that are not checked out; without .gitmodules, projects that CMake would take in."""
     listed = SUBMODULE_PATH.findall(_text(path / ".gitmodules"))
-    for name in listed or [f"third_party/{name}" for name in CUSTOM_SUBMODULES]:
+    used = PART_OF.findall(_text(path / "cmake" / "Dependencies.cmake"))
+    for name in listed or dict.fromkeys(used):
         folder = path / name
         try:
             if not any(entry.name != ".git" for entry in os.scandir(folder)):
@@ -221,6 +224,7 @@ def state_hash(tree: Tree) -> str:
 
 WRITTEN = (
     "build",
+    "build.aside",
     "dist",
     "torch/lib",
     "torch/include",

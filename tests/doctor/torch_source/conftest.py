@@ -59,7 +59,7 @@ class Workshop:
 
     def tree(self, name: str = "pytorch", **shape: Any) -> Path:
         """Make a stand-in tree."""
-        return make_tree(self.folder / name, Shape(libuv=self.tools.libuv, **shape))
+        return make_tree(self.folder / name, Shape(**{"libuv": self.tools.libuv, **shape}))
 
     def words(self, source: Path | None, *arguments: str) -> list[str]:
         """The command line."""

@@ -1,0 +1,117 @@
+"""What is read from a source tree; trees that are cut short, changed, or something else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from torch_source.standins import TEMPLATE, Shape, git, make_tree
+
+from doctor.builder.torch_source.tree import missing_submodules, read_tree, state_hash
+from doctor.errors import DoctorError
+from doctor.tables import Tables
+
+TABLES = Tables()
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return make_tree(tmp_path / "pytorch", Shape(ops=1))
+
+
+def archive(folder: Path) -> Path:
+    """The same without git and without submodules, as a distribution packs it."""
+    shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns("tensorpipe"))
+    return folder
+
+
+def test_a_whole_tree(tree: Path) -> None:
+    found = read_tree(tree, TABLES)
+    assert found.version == "2.9.0a0" and found.driver["name"] == "setup.py"
+    assert found.commit == git(tree, "rev-parse", "HEAD").strip()
+    assert found.changed == () and found.missing == () and found.old_projects == ()
+    assert found.cmake == "3.18" and found.gcc == "9.3"
+    assert found.requires == ("setuptools", "wheel", "cmake", "ninja")
+
+
+def test_what_was_changed_counts(tree: Path) -> None:
+    clean = state_hash(read_tree(tree, TABLES))
+    assert state_hash(read_tree(tree, TABLES)) == clean
+    (tree / "new.cpp").write_text("int x;\n")
+    untracked = state_hash(read_tree(tree, TABLES))
+    (tree / "new.cpp").unlink()
+    assert untracked != clean and state_hash(read_tree(tree, TABLES)) == clean
+    file = tree / "third_party" / "tensorpipe" / "CMakeLists.txt"
+    file.write_text(file.read_text() + "# changed\n")
+    found = read_tree(tree, TABLES)
+    assert state_hash(found) != clean and found.changed == ("third_party/tensorpipe",)
+
+
+def test_what_a_build_writes_does_not_count(tree: Path, tmp_path: Path) -> None:
+    for place in (tree, archive(tmp_path / "archive")):
+        before = state_hash(read_tree(place, TABLES))
+        for name in ("build/x.o", "torch/lib/libc10.so", "torch/version.py", "dist/torch.whl"):
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).write_text("made")
+        assert state_hash(read_tree(place, TABLES)) == before, place
+
+
+def test_submodules_that_are_not_there(tree: Path, tmp_path: Path) -> None:
+    git(tree, "submodule", "deinit", "--force", "--all")
+    found = read_tree(tree, TABLES)
+    assert found.missing == ("third_party/tensorpipe",) and found.changed == ()
+    packed = read_tree(archive(tmp_path / "archive"), TABLES)
+    assert packed.commit is None and packed.missing == ()
+    (tmp_path / "archive" / "cmake" / "Dependencies.cmake").write_text(
+        "add_subdirectory(${PROJECT_SOURCE_DIR}/third_party/tensorpipe)\n"
+        "  add_subdirectory(${CMAKE_CURRENT_LIST_DIR}/../third_party/gloo)\n"
+        "# add_subdirectory(${X}/third_party/old)\n"
+    )
+    assert list(missing_submodules(tmp_path / "archive")) == [
+        "third_party/tensorpipe",
+        "third_party/gloo",
+    ]
+
+
+def test_an_archive_inside_another_repository_has_no_commit(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    assert read_tree(archive(tmp_path / "pytorch"), TABLES).commit is None
+
+
+def test_old_projects_below_third_party(tree: Path) -> None:
+    project = tree / "third_party" / "protobuf" / "cmake"
+    project.mkdir(parents=True)
+    (project / "CMakeLists.txt").write_text("cmake_minimum_required(VERSION 3.1.3)\n")
+    assert read_tree(tree, TABLES).old_projects == ("third_party/protobuf/cmake",)
+
+
+@pytest.mark.parametrize(
+    ("take_away", "said"),
+    [
+        ("version.txt", "is no PyTorch source tree"),
+        ("CMakeLists.txt", "was cut short"),
+        ("setup.py", "is built in a way that is not known"),
+    ],
+)
+def test_what_is_no_pytorch(tree: Path, take_away: str, said: str) -> None:
+    os.unlink(tree / take_away)
+    with pytest.raises(DoctorError, match=said):
+        read_tree(tree, TABLES)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(DoctorError, match="There is no folder"):
+        read_tree(tmp_path / "x", TABLES)
+
+
+def test_a_tree_of_the_newest_kind(tree: Path) -> None:
+    """setup.py forwards to pip there, and pyproject.toml names another builder."""
+    (tree / "setup.py").write_text("raise SystemExit('use pip')\n")
+    (tree / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["scikit-build-core>=1.0"]\n'
+        'build-backend = "scikit_build_core.build"\n[project]\nrequires-python = ">=3.11"\n'
+    )
+    found = read_tree(tree, TABLES)
+    assert found.driver["name"] == "scikit-build-core" and found.python == "3.11"
