@@ -55,7 +55,9 @@ def _lines(outlook: Outlook) -> Iterator[str]:
     target = f"for {', '.join(chosen.archs)}" if chosen.archs else "for the CPU"
     parts = [target, "with libuv" if chosen.libuv else "without libuv"]
     if chosen.toolkit:
-        parts.append(f"CUDA {chosen.toolkit.version} at {chosen.toolkit.path}")
+        parts.append(
+            f"CUDA {chosen.toolkit.version or 'of unknown version'} at {chosen.toolkit.path}"
+        )
     if chosen.compiler:
         parts.append(f"{chosen.compiler.kind} {chosen.compiler.version}")
     python = outlook.facts.python

@@ -387,6 +387,18 @@ def _toolkit(c: Context, chosen: Draft) -> Iterator[Finding]:
             c.system_install("cuda-toolkit", cuda=wanted),
         )
         return
+    if toolkit.version is None and not toolkit.archs:
+        unknown = c.facts.nvidia.unknown if c.facts.nvidia else {}
+        yield c.finding(
+            "cuda.toolkit-missing",
+            ERROR,
+            f"{toolkit.nvcc} is there and does not work: it tells neither its version nor what it "
+            "compiles for.",
+            [unknown.get("nvcc_version", f"{toolkit.nvcc} --version: no answer that is one")],
+            f"Install the toolkit again, or name another one with --cuda-home; CUDA {wanted} or newer.",
+            c.system_install("cuda-toolkit", cuda=wanted),
+        )
+        return
     missing = unknown_archs(toolkit, archs)
     if not missing:
         return

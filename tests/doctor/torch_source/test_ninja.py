@@ -30,7 +30,11 @@ build lib/x.so: CXX_SHARED_LIBRARY_LINKER__torch_cpu_Release a.dir/x.cpp.o
 
 
 def test_objects_of_a_plan() -> None:
-    assert ninja.objects(PLAN) == ["a.dir/x.cpp.o", "c.dir/flash_fwd_hdim64.cu.o", "c.dir/with space.cpp.o"]
+    assert ninja.objects(PLAN) == [
+        "a.dir/x.cpp.o",
+        "c.dir/flash_fwd_hdim64.cu.o",
+        "c.dir/with space.cpp.o",
+    ]
 
 
 def test_a_pool_is_set_changed_and_taken_out(tmp_path: Path) -> None:
@@ -77,6 +81,11 @@ def test_progress_lines() -> None:
 
 
 def test_a_log_that_was_cut_short(tmp_path: Path) -> None:
-    (tmp_path / ".ninja_log").write_text("# ninja log v6\n1\t500\t0\ta.o\tabc\n2\t900\t0\tb.o\tabc\n3\t12")
-    assert {n: e.seconds for n, e in ninja.read_log(tmp_path).items()} == {"a.o": 0.499, "b.o": 0.898}
+    (tmp_path / ".ninja_log").write_text(
+        "# ninja log v6\n1\t500\t0\ta.o\tabc\n2\t900\t0\tb.o\tabc\n3\t12"
+    )
+    assert {n: e.seconds for n, e in ninja.read_log(tmp_path).items()} == {
+        "a.o": 0.499,
+        "b.o": 0.898,
+    }
     assert ninja.read_log(tmp_path / "none") == {}

@@ -198,7 +198,9 @@ def test_an_object_that_never_fits_ends_the_build(workshop: Any) -> None:
     path = f"{narrow}:{workshop.env['PATH']}"
     done = workshop.run(tree, "--no-libuv", "--jobs", "1", env={"PATH": path})
     assert done.status == 1
-    assert "heavy_1.cpp.o: the compiler got no more memory (build.out-of-memory)" in done.err, done.err
+    assert "heavy_1.cpp.o: the compiler got no more memory (build.out-of-memory)" in done.err, (
+        done.err
+    )
 
 
 def test_a_failing_object_that_was_mended(workshop: Any) -> None:
@@ -219,7 +221,9 @@ def test_a_full_disk_is_named(workshop: Any, tmp_path: Path) -> None:
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no small disk can be mounted here")
     try:
-        tree = workshop.tree("disk/pytorch", ops=1, libuv=None, files={"torch/csrc/ops/big.cpp": BIG})
+        tree = workshop.tree(
+            "disk/pytorch", ops=1, libuv=None, files={"torch/csrc/ops/big.cpp": BIG}
+        )
         done = workshop.run(tree, "--no-libuv")
         assert done.status == 1 and "host.disk-full" in done.err, done.err
         assert "--resume" in done.err and "Traceback" not in done.err

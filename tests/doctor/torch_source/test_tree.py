@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from torch_source.standins import TEMPLATE, Shape, git, make_tree
 
 from doctor.builder.torch_source.tree import missing_submodules, read_tree, state_hash
 from doctor.errors import DoctorError
 from doctor.tables import Tables
+from torch_source.standins import TEMPLATE, Shape, git, make_tree
 
 TABLES = Tables()
 

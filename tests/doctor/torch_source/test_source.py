@@ -1,0 +1,98 @@
+"""Clones: from the first address that has the tag, finished after any stop, never over something else."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from doctor.builder.torch_source.events import Reporter
+from doctor.builder.torch_source.source import clone, newest_release, origins
+from doctor.builder.torch_source.tree import read_tree
+from doctor.errors import DoctorError
+from doctor.tables import Tables
+from torch_source.standins import GIT, Shape, git, make_tree
+
+TABLES = Tables()
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> str:
+    tree = make_tree(tmp_path / "origin", Shape(ops=1))
+    git(tree, "tag", "v2.9.0")
+    return str(tree)
+
+
+def get(folder: Path, *urls: str, ref: str = "v2.9.0") -> str:
+    """Clone; what was said."""
+    said = io.StringIO()
+    env = {**os.environ, **GIT}
+    clone(folder, ref, list(urls), env=env, log=folder.parent / "log", reporter=Reporter(err=said))
+    return said.getvalue()
+
+
+def test_with_all_submodules_and_no_history(origin: str, tmp_path: Path) -> None:
+    said = get(tmp_path / "clone", f"file://{tmp_path}/nowhere", f"file://{origin}")
+    assert f"from file://{origin}" in said
+    tree = read_tree(tmp_path / "clone", TABLES)
+    assert tree.missing == () and tree.changed == ()
+    assert git(tree.path, "rev-list", "--count", "HEAD").strip() == "1"
+    assert get(tmp_path / "clone", "file:///gone") == "", "what is there is not fetched again"
+
+
+@pytest.mark.parametrize(
+    "stage", ["begun", "fetched", "half checked out", "no submodules", "locked"]
+)
+def test_a_clone_that_was_stopped_is_finished(origin: str, tmp_path: Path, stage: str) -> None:
+    folder = tmp_path / "clone"
+    get(folder, f"file://{origin}")
+    if stage == "begun":
+        shutil.rmtree(folder / ".git" / "refs")
+        shutil.rmtree(folder / ".git" / "objects")
+        (folder / "CMakeLists.txt").unlink()
+    elif stage == "fetched":
+        for path in folder.glob("[!.]*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif stage == "half checked out":
+        (folder / "CMakeLists.txt").unlink()
+        (folder / ".git" / "index").unlink()
+    else:
+        git(folder, "submodule", "deinit", "--force", "--all")
+    if stage == "locked":
+        (folder / ".git" / "index.lock").touch()
+    get(folder, f"file://{origin}")
+    tree = read_tree(folder, TABLES)
+    assert tree.missing == () and tree.changed == () and tree.commit
+
+
+def test_what_is_no_clone_of_ours_is_left_alone(origin: str, tmp_path: Path) -> None:
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    with pytest.raises(DoctorError, match="no clone of nanochat-doctor"):
+        get(folder, f"file://{origin}")
+    assert (folder / "thesis.txt").read_text() == "precious"
+
+
+def test_no_address_has_the_tag(origin: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        DoctorError, match=r"v9\.9\.9 can be cloned from nowhere .*has no tag v9\.9\.9"
+    ):
+        get(tmp_path / "clone", f"file://{origin}", ref="v9.9.9")
+
+
+def test_the_newest_release_for_a_python() -> None:
+    newest = max(
+        TABLES.rows("torch", "release"), key=lambda r: tuple(map(int, r["torch"].split(".")))
+    )
+    assert newest_release(TABLES, None).startswith(f"v{newest['torch']}.")
+    assert newest_release(TABLES, "3.8") == "v2.4.1"
+    with pytest.raises(DoctorError, match=r"knows Python 2\.7"):
+        newest_release(TABLES, "2.7")
+
+
+def test_origins_are_data() -> None:
+    assert origins(TABLES)[0].startswith("https://") and len(origins(TABLES)) > 1
