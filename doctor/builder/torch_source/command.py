@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from doctor.errors import WrongUsage
+from doctor.errors import DoctorError, WrongUsage
 
 
 @click.command("build-torch")
@@ -37,6 +37,7 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
                 python: str | None, dry_run: bool, resume: bool, as_json: bool) -> int:  # fmt: skip
     """Build PyTorch from source, prove the wheel, and keep it for the next time."""
     from doctor.builder.torch_source import page, session
+    from doctor.builder.torch_source.builder import BuildFailed
     from doctor.builder.torch_source.events import Reporter
     from doctor.builder.torch_source.run import Stopped, stoppable
     from doctor.plan import Wishes
@@ -92,6 +93,11 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
             signal=str(stop),
         )
         return 128 + stop.number
+    except DoctorError as error:
+        if as_json:
+            code = error.failure.code if isinstance(error, BuildFailed) else None
+            reporter.event("failed", str(error), code=code)
+        raise
     if not as_json:
         click.echo(str(built.wheel))
     return 0

@@ -129,6 +129,14 @@ class Failure:
     said: tuple[str, ...]
 
 
+def _where_it_broke(lines: list[str]) -> list[str]:
+    """From CMake's first error, or Python's traceback, on; else the last lines."""
+    for number, line in enumerate(lines):
+        if line.startswith(("CMake Error", "Traceback (most recent call last)", "ninja: error:")):
+            return lines[number:]
+    return lines[-ERROR_LINES // 3 :]
+
+
 def diagnose(lines: Sequence[str], status: int) -> Failure:
     """Find the cause in what a failed program printed.
 
@@ -141,7 +149,7 @@ def diagnose(lines: Sequence[str], status: int) -> Failure:
         # the command line comes first, and is no word of the compiler's
         said = [line for line in said[1:] if line.strip()] or said
     else:
-        said = [line for line in lines if line.strip()][-ERROR_LINES:]
+        said = _where_it_broke([line for line in lines if line.strip()])
     everything = [line for _, words in failed for line in words[1:]] or list(lines)
     for known in KNOWN:
         if any(known.pattern.search(line) for line in everything):

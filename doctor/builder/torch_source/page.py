@@ -77,7 +77,7 @@ def _lines(outlook: Outlook) -> Iterator[str]:
     )
     memory = f"; {usable:.0f} GB of memory can be used" if usable else ""
     yield f"Jobs: {jobs.wide}{heavy}, one nvcc thread each{memory}"
-    yield f"Time: about {clock(outlook.hours * 3600)}, an estimate until this machine has built one"
+    yield f"Time: about {clock(outlook.hours * 3600)}, an estimate that what is built here corrects"
     for note in outlook.notes:
         yield from textwrap.wrap(f"Note: {note}", WIDTH, subsequent_indent="      ")
     yield ""

@@ -126,7 +126,8 @@ def preflight(
     found += _libraries(c, system, chosen)
     if tree is not None:
         found += [*_submodules(c, tree, system), *_compiler_floor(c, tree, chosen)]
-        found += [*_python(c, tree), *_distributions_missing(c, tree, programs)]
+        found += [*_python(c, tree), *_cuda(c, tree, chosen)]
+        found += _distributions_missing(c, tree, programs)
         found += [*_disk(c, system, tree, tables), *_dates(c, system, tree)]
     return sorted(found, key=lambda f: (f.severity != ERROR, tables.code(f.code)["order"]))
 
@@ -181,6 +182,14 @@ def _programs(c: Context, tree: Tree | None, programs: Programs) -> Iterator[Fin
 
 def _limits(c: Context) -> Iterator[Finding]:
     host = c.facts.host
+    if host is not None and host.libc == "musl":
+        yield c.finding(
+            "host.glibc-too-old",
+            WARNING,
+            "This system uses musl; PyTorch is neither written for it nor tested with it.",
+            [f"{host.distro_name or 'the system'}: musl"],
+            "Build in a distribution with glibc, or in a container of one.",
+        )
     if host is None or host.open_files_soft is None or host.open_files_soft >= OPEN_FILES_LOW:
         return
     yield c.finding(
@@ -302,6 +311,26 @@ def _python(c: Context, tree: Tree) -> Iterator[Finding]:
             [f"numpy {numpy}", "build/torch.toml"],
             "Install NumPy 1 into the Python that builds.",
             [c.pip_install("numpy<2")],
+        )
+
+
+def _cuda(c: Context, tree: Tree, chosen: Draft) -> Iterator[Finding]:
+    """A toolkit of a major version that this PyTorch was never released for."""
+    toolkit = chosen.toolkit
+    wheels = [
+        r for r in c.tables.rows("torch", "wheel") if minor(r["torch"]) == minor(tree.version)
+    ]
+    newest = max((str(r["cuda"]) for r in wheels if r.get("cuda")), key=parts, default=None)
+    if toolkit is None or toolkit.version is None or newest is None:
+        return
+    if parts(toolkit.version)[0] > parts(newest)[0]:
+        yield c.finding(
+            "cuda.toolkit-mismatch",
+            WARNING,
+            f"PyTorch {minor(tree.version)} was released for CUDA up to {newest}, and {toolkit.path} "
+            f"is CUDA {toolkit.version}: it may not compile.",
+            [f"{toolkit.nvcc}: {toolkit.version}", "build/torch.toml"],
+            f"Take a newer PyTorch, or a toolkit of CUDA {parts(newest)[0]} with --cuda-home.",
         )
 
 

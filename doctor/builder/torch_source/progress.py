@@ -16,6 +16,9 @@ MB_PER_GB = 1024
 OTHER_SECONDS = 0.5
 """For what is no object: linking, generating, copying."""
 
+PRIOR_SECONDS = 120.0
+"""Work, in seconds of a core, at which the pace so far counts as much as the table's."""
+
 
 class Meter:
     """Listens to one run of ninja, looks at its processes, and remembers what objects cost."""
@@ -63,12 +66,15 @@ class Meter:
         return self.all_objects - len(self.left)
 
     def seconds_left(self) -> float | None:
-        """By the weight of what is left, at the pace so far; None where there is no pace yet."""
-        left = sum(self.left.values())
-        took = time.monotonic() - self.start
-        if self.done_weight <= 0 or took < 1:
-            return left / max(1, self.jobs.wide) if self.left else None
-        return left * took / self.done_weight
+        """By the weight of what is left, at the pace so far; None where nothing was heard yet.
+
+        The weights' own pace counts as if some work had been done at it, so that the first object
+        of a build does not decide.
+        """
+        if self.now is None:
+            return None
+        took = time.monotonic() - self.start + PRIOR_SECONDS / max(1, self.jobs.wide)
+        return sum(self.left.values()) * took / (self.done_weight + PRIOR_SECONDS)
 
     def text(self) -> str:
         """The live line."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from doctor.builder.torch_source import build_folder, product, source
+from doctor.builder.torch_source import build_folder, ninja, product, source
 from doctor.builder.torch_source.builder import Builder
 from doctor.builder.torch_source.events import Reporter
 from doctor.builder.torch_source.fingerprint import Fingerprint, fingerprint
@@ -132,8 +132,24 @@ def look_ahead(request: Request, system: System, facts: Facts, tables: Tables) -
     ]
     return Outlook(
         request, facts, tree, folder, ref, chosen, programs, settings, tuple(found), tuple(notes),
-        hours(tables, chosen),
+        _hours(facts, tables, tree, chosen),
     )  # fmt: skip
+
+
+def _hours(facts: Facts, tables: Tables, tree: Tree | None, chosen: Draft) -> float:
+    """By what is left of a configured tree, object by object; else by the table's whole."""
+    plan = tree.build / "build.ninja" if tree else None
+    if tree is None or plan is None or not plan.exists():
+        return hours(tables, chosen)
+    weights = _weights(base_folder(facts) / CACHE_SECTION, tables)
+    made = ninja.read_log(tree.build)
+    text = plan.read_text(encoding="utf-8", errors="surrogateescape")
+    left = sum(weights.seconds(name) for name in ninja.objects(text) if name not in made)
+    return left / chosen.jobs.wide / 3600
+
+
+def _weights(cache: Path, tables: Tables) -> Weights:
+    return Weights.load(cache / "weights.json", tables.rows("recipes", "weight"))
 
 
 def _place(
@@ -277,7 +293,7 @@ def carry_out(outlook: Outlook, system: System, tables: Tables, reporter: Report
                 "PYTORCH_BUILD_NUMBER": "1",
             },
             jobs=outlook.chosen.jobs,
-            weights=Weights.load(cache / "weights.json", tables.rows("recipes", "weight")),
+            weights=_weights(cache, tables),
             reporter=reporter,
             log=log,
             dist=dist,

@@ -84,3 +84,9 @@ def test_ninja_itself_killed() -> None:
 def test_every_code_is_in_the_vocabulary() -> None:
     for known in KNOWN:
         assert Tables().code(known.code)["title"]
+
+
+def test_cmakes_own_error_is_what_is_shown() -> None:
+    log = ["-- Performing Test A", "CMake Error at cmake/x.cmake:3 (message):", "  no pocketfft", "-- Detecting",
+           "-- Configuring incomplete, errors occurred!"]  # fmt: skip
+    assert diagnose(log, 1).said == tuple(log[1:])

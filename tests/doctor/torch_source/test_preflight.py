@@ -111,6 +111,18 @@ def test_python_and_numpy_against_pytorch(tree: Tree) -> None:
     assert set(found) == {"host.python-too-old", "host.python-too-new", "torch.version-conflict"}
 
 
+def test_cuda_against_pytorch(tree: Tree) -> None:
+    old = replace(tree, version="2.6.0")
+    found = look(machine("12.0", toolkits=[toolkit("13.0")]), old)
+    assert list(found) == ["cuda.toolkit-mismatch"]
+    assert "up to 12.6" in found["cuda.toolkit-mismatch"].cause
+    assert look(machine("9.0", toolkits=[toolkit("12.8")]), old) == {}
+
+
+def test_musl_is_warned_of(tree: Tree) -> None:
+    assert list(look(machine(libc="musl"), tree)) == ["host.glibc-too-old"]
+
+
 def test_a_compiler_that_is_too_old(tree: Tree) -> None:
     found = look(machine(tools=tools(gcc="8.5.0", gxx="8.5.0")), tree)
     assert found["build.compiler-too-old"].remedy.commands == (

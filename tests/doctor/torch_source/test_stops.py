@@ -19,7 +19,11 @@ from doctor.builder.torch_source import ninja, processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-SLOW = '#include <regex>\n#include <string>\nbool torch_slow_{0}(const std::string& s) {{\n  return std::regex_match(s, std::regex("{0}.*"));\n}}\n'
+SLOW = """
+#include <regex>
+#include <string>
+bool torch_slow_{0}(const std::string& s) {{ return std::regex_match(s, std::regex("{0}.*")); }}
+"""
 HEAVY = """
 #include <array>
 #include <tuple>
