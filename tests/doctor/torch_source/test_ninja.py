@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from torch_source.standins import Toolbox
 
 from doctor.builder.torch_source import ninja
 
@@ -51,8 +51,8 @@ def test_a_pool_is_set_changed_and_taken_out(tmp_path: Path) -> None:
     assert plan.read_text() == PLAN
 
 
-@pytest.mark.skipif(shutil.which("ninja") is None, reason="no ninja on the PATH")
-def test_the_real_ninja_keeps_to_the_pool(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_real_ninja_keeps_to_the_pool(tools: Toolbox, tmp_path: Path) -> None:
     """Eight jobs, of which the heavy ones never run more than two at once."""
     count = tmp_path / "count"
     count.mkdir()
@@ -65,7 +65,11 @@ def test_the_real_ninja_keeps_to_the_pool(tmp_path: Path) -> None:
     plan = tmp_path / "build.ninja"
     plan.write_text("\n".join(lines))
     assert ninja.set_pool(plan, lambda name: True, 2) == 6
-    subprocess.run(["ninja", "-C", str(tmp_path), "-j", "8"], check=True, capture_output=True)
+    subprocess.run(
+        [str(tools.python.with_name("ninja")), "-C", str(tmp_path), "-j", "8"],
+        check=True,
+        capture_output=True,
+    )
     assert max(map(int, (tmp_path / "seen").read_text().split())) <= 2
     assert len(ninja.read_log(tmp_path)) == 6
     assert all(entry.seconds > 0.1 for entry in ninja.read_log(tmp_path).values())
