@@ -36,12 +36,35 @@ def apply(plan: Plan, *, yes: bool) -> bool:
     """Carry out the steps of a plan; whether anything was changed."""
     from doctor.builder.apply import apply as carry_out
 
+    for line in _proven_nightly(plan):
+        click.echo(line)
     result = carry_out(plan, checkout=checkout(), confirm=_confirm(yes), say=click.echo)
     for note in result.notes:
         click.echo(f"note: {note}")
     if result.declined:
         raise DoctorError("Nothing was changed, as you said no.")
     return result.changed
+
+
+def _proven_nightly(plan: Plan) -> list[str]:
+    """What to go back to, where a nightly is about to go in."""
+    from doctor.builder.place import target
+    from doctor.builder.proven import last_proven
+
+    if plan.route != "nightly-wheel" or plan.python is None:
+        return []
+    known = last_proven(target(plan.python, checkout()).state)
+    return [f"note: the last nightly that trained here is {' '.join(known)}"] if known else []
+
+
+def _remember(plan: Plan) -> None:
+    """A nightly that has trained a model is one to come back to."""
+    from doctor.builder.place import target
+    from doctor.builder.proven import remember_proven
+
+    version = plan.torch.version if plan.torch else None
+    if plan.python and version and ".dev" in version:
+        remember_proven(target(plan.python, checkout()).state, [f"torch=={version}"])
 
 
 def undo(*, python: str | None, yes: bool) -> None:
@@ -133,6 +156,7 @@ def speedrun(
     folder = write_scripts(decided, output)
     click.echo(f"scripts in {folder}")
     runner.run(folder, launch, sys.stdout)
+    _remember(decided.plan)
     said = runner.model_said(launch)
     if said:
         click.echo(f"\n{said}")

@@ -11,28 +11,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from doctor.builder import changes, effects, journal, pins, snapshot
+from doctor.builder import effects, journal, pins, preview, snapshot
 from doctor.builder.commands import Line, parse, tolerant
-from doctor.builder.effects import Question
-from doctor.builder.journal import Entry
+from doctor.builder.effects import REPLACING, Question
 from doctor.builder.place import Target, target
 from doctor.builder.session import LOCK, Say, Session, session
-from doctor.errors import DoctorError, Unknown
-from doctor.look import without_credentials
+from doctor.errors import DoctorError
 from doctor.plan import Plan, Step
-from doctor.system import System
 
 STEP_SECONDS = 4 * 3600.0
-"""Time that a command of a step may take; ten times its estimate where that is longer."""
+"""Time that a command of a step may take; `PATIENCE` times its estimate where that is longer."""
 
-REHEARSAL_SECONDS = 20.0
-ROOM = 1.05
-"""Free disk over what the steps say they take."""
-
-REPLACING: Mapping[str, tuple[str, ...] | None] = {"torch": None, "torch-npu": ("torch-npu",)}
-"""Steps that may replace what is pinned: all of it (None), or these packages. No other step may."""
-
-DATA_STEPS = ("data", "eval-bundle")
+PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -150,10 +140,11 @@ class _Application:
             self.say("everything in the plan is there already")
             self.ready = True
             self._settle_pins()
+            self._complete()
             steps = tuple(StepResult(step.id, "already done") for step in self.plan.steps)
             return Result(False, steps=steps, notes=tuple(self.notes))
-        self._require_room(todo)
-        self._announce(todo, lacking, begun)
+        preview.require_room(self.target, todo)
+        preview.announce(self.session, self.lines, todo, lacking, begun)
         if self.confirm is not None and not self.confirm("Go ahead?"):
             return Result(False, declined=True)
         self._keep_way_back()
@@ -174,82 +165,7 @@ class _Application:
     def _missing(self, step: Step) -> str | None:
         return effects.missing(Question(self.plan, step, self.target))
 
-    # --- before anything changes ---------------------------------------------------------
-
-    def _announce(
-        self, todo: Sequence[Step], lacking: Mapping[str, str | None], begun: Entry | None
-    ) -> None:
-        """Say what is there, what will change and what that costs."""
-        now = {name: item.version for name, item in self.target.installed().items()}
-        known = [f"{name} {now[name]}" for name in pins.PINNED if name in now]
-        what = f"{len(now)} packages, {', '.join(known) or 'no torch'}"
-        self.say(f"{self.target.prefix} has {what if self.target.exists else 'nothing yet'}.")
-        if begun is not None:
-            self.say(f"  An earlier run was cut off in step {begun.step}; that is mended first.")
-        torch_stays = not any(step.id in REPLACING for step in todo)
-        for step in todo:
-            self.say(f"  {step.id}: {step.title} ({lacking[step.id]})")
-            for text in self._changes(step, now, torch_stays):
-                self.say(f"    {text}")
-        network, disk = (sum(getattr(s, key) for s in todo) for key in ("network_mb", "disk_mb"))
-        self.say(f"  In all {network / 1000:.1f} GB to download, {disk / 1000:.1f} GB of disk.")
-
-    def _changes(self, step: Step, now: Mapping[str, str], torch_stays: bool) -> list[str]:
-        """What a step will do to packages: as its tool rehearses it, else what its commands ask for.
-
-        pip rehearses by downloading all of it; a step after torch's cannot be rehearsed before it.
-        """
-        found = []
-        for line in self.lines[step.id]:
-            exact = None
-            may_ask = line.tool == "uv" or (line.tool == "pip" and step.id not in REPLACING)
-            if self.target.exists and may_ask and (torch_stays or step.id == "torch"):
-                # uv's files still pin the torch that is to be replaced
-                free = self.pinned and step.id in REPLACING and line.tool == "uv"
-                exact = self._rehearsed(line.without_config() if free else line, now)
-            found += (
-                [f"runs {without_credentials(line.text)}"]
-                if exact is None
-                else changes.describe(exact)
-            )
-        return found
-
-    def _rehearsed(self, line: Line, now: Mapping[str, str]) -> tuple[changes.Change, ...] | None:
-        return changes.rehearse(
-            line,
-            cwd=self.target.checkout,
-            env=self.session.variables(line),
-            installed=now,
-            report=self.target.state / "rehearsal.json",
-            seconds=min(REHEARSAL_SECONDS, self.session.seconds),
-        )
-
-    def _require_room(self, todo: Sequence[Step]) -> None:
-        """The disks take what the steps say, and a little more.
-
-        Raises:
-            DoctorError: one of them does not.
-        """
-        from nanochat.files import base_dir
-
-        system = System()
-        needed: dict[int, tuple[Path, float]] = {}
-        for step in todo:
-            folder = base_dir() if step.id in DATA_STEPS else self.target.prefix
-            there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-            device = there.stat().st_dev
-            path, megabytes = needed.get(device, (there, 0.0))
-            needed[device] = path, megabytes + step.disk_mb * ROOM
-        for path, megabytes in needed.values():
-            try:
-                free = system.space(str(path))[1] / 1e6
-            except Unknown:
-                continue
-            if megabytes > free:
-                raise DoctorError(
-                    f"The steps need about {_size(megabytes)} on the disk of {path}, which has {_size(free)} "
-                    "free; free some, or use another disk (--python for packages, NANOCHAT_BASE_DIR for data)."
-                )
+    # --- the way back -------------------------------------------------------------------
 
     def _keep_way_back(self) -> None:
         """Note what is installed, unless a plan that was not finished has left a note of before it."""
@@ -259,7 +175,7 @@ class _Application:
 
     def _complete(self) -> None:
         kept = snapshot.read(self.target.state)
-        if kept is not None:
+        if kept is not None and not kept.complete:
             replace(kept, complete=True).save(self.target.state)
 
     # --- steps ---------------------------------------------------------------------------
@@ -287,10 +203,12 @@ class _Application:
         Raises:
             DoctorError: it is not there, or something is half-installed.
         """
-        self.session.seconds = max(self.session.seconds, step.minutes * 600)
         constraints = self.target.state / pins.NAME
         attempt = self.session.run(
-            step.id, self.lines[step.id], constraints if constraints.exists() else None
+            step.id,
+            self.lines[step.id],
+            constraints=constraints if constraints.exists() else None,
+            seconds=max(self.session.seconds, step.minutes * 60 * PATIENCE),
         )
         reason = self._missing(step)
         if reason is not None or (attempt.failed and self.session.half_installed(before)):
@@ -319,7 +237,7 @@ class _Application:
             return
         now = {name: item.version for name, item in self.target.installed().items()}
         for line in self.lines[step.id]:
-            for change in self._rehearsed(line, now) or ():
+            for change in preview.rehearsed(self.session, line, now) or ():
                 if change.name in held or (change.name == "torch" and change.before is None):
                     raise DoctorError(
                         f"Step {step.id} would change {change}, which the plan leaves alone, so nothing was "
@@ -347,7 +265,3 @@ class _Application:
             )
             wanted = self.pinned if same else {}
         self.notes += pins.hold(self.target, wanted if "torch" in wanted else {})
-
-
-def _size(megabytes: float) -> str:
-    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"

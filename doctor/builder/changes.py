@@ -14,6 +14,8 @@ from doctor.pyenv import normalised
 
 UV_LINE = re.compile(r"^\s*(?P<sign>[-+~])\s+(?P<name>[\w.-]+)==(?P<version>\S+)", re.MULTILINE)
 SHOWN = 6
+FIRST = ("torch", "torch-npu", "triton")
+"""What a reader looks for among thirty packages."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def parse_pip(text: str, installed: Mapping[str, str]) -> tuple[Change, ...] | N
 
 def describe(changes: Sequence[Change]) -> list[str]:
     """Lines for a person: what is replaced or removed in full, what is new in short."""
-    new = [str(change) for change in changes if change.before is None]
+    added = sorted((c for c in changes if c.before is None), key=lambda c: c.name not in FIRST)
+    new = [str(change) for change in added]
     more = f", and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
     lines = [f"replaces {change}" for change in changes if change.before and change.after]
     lines += [f"removes {change.name} {change.before}" for change in changes if not change.after]

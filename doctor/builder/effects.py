@@ -7,23 +7,18 @@ from __future__ import annotations
 
 import json
 import os
-import posixpath
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from doctor.builder import files, integrity
+from doctor.builder import files, integrity, requirements, torch_effect
 from doctor.builder.commands import parse
 from doctor.builder.place import Target
 from doctor.errors import DoctorError
-from doctor.facts import TorchBuild
-from doctor.linker import Linker
 from doctor.plan import Plan, Step, TorchChoice
-from doctor.probe.torch_build import bundled_nvidia, read_build
-from doctor.pyenv import PythonEnvironment, normalised
+from doctor.pyenv import normalised
 from doctor.system import System
-from doctor.versions import parts
 
 CHILD_SECONDS = 120.0
 
@@ -116,83 +111,7 @@ def _environment(question: Question) -> str | None:
 
 
 def _torch(question: Question) -> str | None:
-    """The torch that an import takes is the plan's, is whole, and finds its libraries."""
-    system = System(seconds=CHILD_SECONDS)
-    env = question.target.environment(system)
-    module = env.find_module("torch")
-    if module is None or module.kind == "namespace":
-        return "no torch is installed"
-    choice = question.plan.torch or TorchChoice(None)
-    if choice.path is not None:
-        return _tree(system, module.path, choice.path)
-    nvidia = bundled_nvidia(system, env)
-    build = read_build(system, Linker(system, nvidia), module.path, nvidia)
-    dist = env.distributions().get("torch")
-    if dist is None:
-        return f"{module.path} belongs to no installed package"
-    if reason := integrity.damage(Path(dist.folder)):
-        return f"torch {dist.version} {reason}"
-    if reason := _other_torch(question.plan, choice, build):
-        return reason
-    if build.missing_libraries:
-        lacking = build.missing_libraries[0]
-        return f"torch {build.version} needs {lacking.name} for {lacking.needed_by}, which is not found"
-    if choice.torch_npu is None:
-        return _unsatisfied(env, choice.companions)
-    return None
-
-
-def _tree(system: System, found: str, path: str) -> str | None:
-    """A source tree is used as it is: the import has to end in it."""
-    places = {system.real(path), system.real(f"{path}/torch")}
-    if system.real(found) in places:
-        return None
-    return f"import torch takes {found} instead of the tree at {path}"
-
-
-def _other_torch(plan: Plan, choice: TorchChoice, build: TorchBuild) -> str | None:
-    """How an installed torch differs from the chosen one."""
-    version = build.version
-    if version is None:
-        return f"{build.path} does not say which version it is"
-    public, _, local = version.partition("+")
-    asked = (choice.requirement or "").partition("==")[2] or choice.version or ""
-    wanted, _, tag = asked.partition("+")
-    if plan.route == "source-build":
-        if wanted and parts(wanted) != parts(public):
-            return f"torch {version} is installed, and {wanted} was to be built"
-        return None
-    if wanted and _public(wanted) != _public(public):
-        return f"torch {version} is installed instead of {asked}"
-    if not wanted and plan.route == "nightly-wheel" and "dev" not in public:
-        return f"torch {version} is installed, which is no nightly"
-    if tag and tag != local:
-        return f"torch {version} is installed instead of {asked}"
-    return _other_flavour(choice, build)
-
-
-def _other_flavour(choice: TorchChoice, build: TorchBuild) -> str | None:
-    """The index or the plan names a flavour: `…/whl/cu128` has builds for CUDA 12.8."""
-    last = posixpath.basename((choice.index_url or "").rstrip("/"))
-    cuda = choice.cuda
-    if last.startswith("cu") and last[2:].isdecimal():
-        cuda = f"{last[2:-1]}.{last[-1]}"
-    if last == "cpu" and build.flavour != "cpu":
-        return f"torch {build.version} is a build for {build.flavour} instead of CPUs"
-    if cuda and last != "cpu" and (build.cuda is None or parts(build.cuda)[:2] != parts(cuda)[:2]):
-        made_for = f"CUDA {build.cuda}" if build.cuda else "CPUs"
-        return f"torch {build.version} is a build for {made_for} instead of CUDA {cuda}"
-    return None
-
-
-def _public(version: str) -> object:
-    """A version that compares as PEP 440 has it: 2.9 is 2.9.0."""
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        return Version(version)
-    except InvalidVersion:
-        return version
+    return torch_effect.missing(question.plan, question.target)
 
 
 def _torch_npu(question: Question) -> str | None:
@@ -203,11 +122,13 @@ def _torch_npu(question: Question) -> str | None:
     if dist is None or env.find_module("torch_npu") is None:
         return "no torch_npu is installed"
     installed, wanted = dist.version.partition("+")[0], choice.torch_npu
-    if wanted and _public(installed) != _public(wanted.partition("+")[0]):
+    if wanted and torch_effect.comparable(installed) != torch_effect.comparable(
+        wanted.partition("+")[0]
+    ):
         return f"torch_npu {dist.version} is installed instead of {wanted}"
     if reason := integrity.damage(Path(dist.folder)):
         return f"torch_npu {dist.version} {reason}"
-    return _unsatisfied(env, choice.companions)
+    return requirements.missing(env, choice.companions)
 
 
 # --- trainer, tokenizer ----------------------------------------------------------------------
@@ -215,7 +136,7 @@ def _torch_npu(question: Question) -> str | None:
 
 def _trainer(question: Question) -> str | None:
     """All that pyproject.toml's extra `train` asks for, but for torch."""
-    return _unsatisfied(
+    return requirements.missing(
         question.target.environment(), trainer_requirements(question.target.checkout)
     )
 
@@ -239,40 +160,6 @@ def trainer_requirements(checkout: Path) -> tuple[str, ...]:
         raise DoctorError(
             f"{path} does not say what the trainer needs ({error}); run this in a checkout of the repository."
         ) from error
-
-
-def unsatisfied(env: PythonEnvironment, requirements: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Requirements that what is installed does not meet, each with the reason."""
-    from packaging.markers import UndefinedEnvironmentName
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    found = []
-    for line in requirements:
-        try:
-            requirement = Requirement(line)
-            applies = requirement.marker is None or requirement.marker.evaluate(
-                {"python_version": env.minor, "extra": ""}
-            )
-        except (InvalidRequirement, UndefinedEnvironmentName):
-            continue
-        dist = env.distributions().get(normalised(requirement.name))
-        if not applies:
-            continue
-        if dist is None:
-            found.append((line, f"{requirement.name} is not installed"))
-        elif not requirement.specifier.contains(dist.version, prereleases=True):
-            what = f"{requirement.name}{requirement.specifier}"
-            found.append(
-                (line, f"{requirement.name} {dist.version} is installed, and {what} is needed")
-            )
-        elif dist.folder.endswith(".dist-info") and (reason := integrity.damage(Path(dist.folder))):
-            found.append((line, f"{requirement.name} {dist.version} {reason}"))
-    return found
-
-
-def _unsatisfied(env: PythonEnvironment, requirements: tuple[str, ...]) -> str | None:
-    reasons = [reason for _, reason in unsatisfied(env, requirements)]
-    return "; ".join(reasons[:3]) + (" …" if len(reasons) > 3 else "") if reasons else None
 
 
 def _rustbpe(question: Question) -> str | None:
@@ -338,3 +225,9 @@ CHECKERS: Mapping[str, Checker] = {
     "eval-bundle": _bundle,
 }
 """Step -> what tells whether its effect is there."""
+
+REPLACING: Mapping[str, tuple[str, ...] | None] = {"torch": None, "torch-npu": ("torch-npu",)}
+"""Steps that may replace what is pinned: all of it (None), or these packages. No other step may."""
+
+DATA_STEPS = ("data", "eval-bundle")
+"""Steps that install nothing, and write below NANOCHAT_BASE_DIR."""

@@ -1,4 +1,5 @@
-"""Holds the proven torch in place: what pip and uv are told not to replace, and whether something did.
+"""Holds the proven torch in place: what pip and uv are told not to replace. Whether something did is a fact that
+`doctor.probe.torch_install` reads.
 
 pip reads `pip.conf` of the environment, uv reads `uv.toml` of the folder it is called in. Both get a
 block of ours between two marks; the rest belongs to the user and stays byte for byte. What neither
@@ -7,7 +8,6 @@ covers: uv called outside of the checkout, `uv sync` (it obeys its lock file alo
 
 from __future__ import annotations
 
-import configparser
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from doctor.builder import files
 from doctor.builder.place import FOLDER, Target
 from doctor.errors import DoctorError
-from doctor.pyenv import PythonEnvironment, normalised
+from doctor.pyenv import normalised
 
 NAME = "constraints.txt"
 PINNED = ("torch", "torch-npu", "triton", "pytorch-triton")
@@ -33,24 +33,6 @@ def read(prefix: Path, state: Path | None = None) -> dict[str, str]:
     text = files.read((state or prefix / FOLDER) / NAME) or ""
     pairs = (line.split("==", 1) for line in text.splitlines() if "==" in line and line[0] != "#")
     return {normalised(name.strip()): version.strip() for name, version in pairs}
-
-
-def violated(prefix: Path, environment: PythonEnvironment) -> str | None:
-    """How what is installed differs from what was pinned, in a sentence; None where it does not."""
-    try:
-        pinned = read(prefix)
-    except DoctorError:
-        return None
-    now = {name: environment.version(name) for name in pinned}
-    wrong = [
-        f"{name} {now[name]} instead of {version}" if now[name] else f"no {name} {version} any more"
-        for name, version in pinned.items()
-        if now[name] != version
-    ]
-    if not wrong:
-        return None
-    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-    return f"Something has replaced what apply put in: there is {', '.join(wrong[:3])}{more}."
 
 
 def wanted(target: Target) -> dict[str, str]:
@@ -80,13 +62,20 @@ def hold(target: Target, versions: Mapping[str, str]) -> list[str]:
         return []
     constraints = target.state / NAME
     lines = "".join(f"{name}=={version}\n" for name, version in versions.items())
-    files.write(constraints, f"# Written by nanochat-doctor apply.\n{lines}")
+    text = f"# Written by nanochat-doctor apply.\n{lines}"
+    if files.read(constraints) != text:
+        files.write(constraints, text)
     dependencies = "".join(f'    "{name}=={version}",\n' for name, version in versions.items())
-    notes = [
-        _edit(target.prefix / "pip.conf", lambda text: _pip_block(text, constraints)),
-        _edit(target.checkout / "uv.toml", lambda text: _uv_block(text, dependencies, target)),
-    ]
+    notes = [_edit(target.prefix / "pip.conf", lambda text: _pip_block(text, constraints))]
+    if _is_in_checkout(target):
+        uv = target.checkout / "uv.toml"
+        notes.append(_edit(uv, lambda text: _uv_block(text, dependencies, target)))
     return [note for note in notes if note]
+
+
+def _is_in_checkout(target: Target) -> bool:
+    """uv reads a folder's settings, whatever environment it installs into: only the checkout's own is held by them."""
+    return target.prefix.resolve().is_relative_to(target.checkout.resolve())
 
 
 def lift(target: Target) -> None:
@@ -95,7 +84,9 @@ def lift(target: Target) -> None:
     Raises:
         DoctorError: a file cannot be written.
     """
-    for path in (target.prefix / "pip.conf", target.checkout / "uv.toml"):
+    paths = [target.prefix / "pip.conf"]
+    paths += [target.checkout / "uv.toml"] if _is_in_checkout(target) else []
+    for path in paths:
         if note := _edit(path, lambda text: text):
             raise DoctorError(note)
     try:
@@ -134,6 +125,8 @@ def _edit(path: Path, editor: Editor) -> str | None:
 
 
 def _pip_block(text: str, constraints: Path) -> str:
+    import configparser  # here: `check` only reads
+
     parser = configparser.RawConfigParser()
     try:
         parser.read_string(text)

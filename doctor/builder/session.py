@@ -14,6 +14,7 @@ from typing import Any
 from doctor.builder import child, commands, integrity, journal, snapshot
 from doctor.builder.causes import cause
 from doctor.builder.commands import Line
+from doctor.builder.effects import DATA_STEPS
 from doctor.builder.journal import Entry, Journal
 from doctor.builder.lock import exclusive
 from doctor.builder.place import Target
@@ -59,8 +60,16 @@ class Session:
         base[commands.LOCK_VARIABLE] = str(self.target.state / LOCK)
         return commands.variables(line, base, constraints)
 
-    def run(self, step: str, lines: Sequence[Line], constraints: Path | None = None) -> Attempt:
+    def run(
+        self,
+        step: str,
+        lines: Sequence[Line],
+        *,
+        constraints: Path | None = None,
+        seconds: float | None = None,
+    ) -> Attempt:
         """Run commands one after another, up to the first that fails, into a new log."""
+        seconds = seconds or self.seconds
         stamp = time.strftime("%Y%m%d-%H%M%S")
         log = self.target.state / LOGS / f"{stamp}-{step}.log"
         ended = child.Ended(0, ())
@@ -71,7 +80,7 @@ class Session:
                 cwd=self.target.checkout,
                 env=self.variables(line, constraints),
                 log=log,
-                seconds=self.seconds,
+                seconds=seconds,
                 heard=self.live,
                 inherit=(self.lock,),
             )
@@ -79,7 +88,7 @@ class Session:
                 break
             if line.tool:
                 snapshot.remember_origins(self.target, before, line.index)
-        return Attempt(ended, log, self.seconds)
+        return Attempt(ended, log, seconds)
 
     def _with_pip(self, lines: Sequence[Line]) -> Iterator[Line]:
         """The lines, and before the first that needs it the pip that an environment of uv's lacks."""
@@ -140,7 +149,7 @@ class Session:
         if begun is None:
             return
         details = begun.details
-        if self.target.exists:
+        if self.target.exists and begun.step not in DATA_STEPS:
             site = self.target.site
             known = details.get("unowned")
             known = integrity.unowned(site) if known is None else known

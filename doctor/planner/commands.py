@@ -33,7 +33,17 @@ def make_environment(target: Target) -> str:
     """The command that makes the environment."""
     assert target.base_python is not None
     if target.uv:
-        return shlex.join(["uv", "venv", "--seed", "--python", target.base_python, target.folder])
+        return shlex.join(
+            [
+                "uv",
+                "venv",
+                "--seed",
+                "--allow-existing",
+                "--python",
+                target.base_python,
+                target.folder,
+            ]
+        )
     return shlex.join([target.base_python, "-m", "venv", target.folder])
 
 
@@ -67,6 +77,13 @@ def install(
         words += ["--pre"] if pre else []
         words += [*requirements, *([option, index] if index else [])]
     return shlex.join(words)
+
+
+def uninstall(target: Target, name: str) -> str:
+    """The command that takes a package out."""
+    if target.uv:
+        return shlex.join(["uv", "pip", "uninstall", "--python", target.python, name])
+    return shlex.join([target.python, "-m", "pip", "uninstall", "--yes", name])
 
 
 def module(target: Target, name: str, *arguments: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from doctor.facts import Facts, TorchNpu
 from doctor.plan import Launch, Step
-from doctor.planner.commands import Target, doctor, install, make_environment, module
+from doctor.planner.commands import Target, doctor, install, make_environment, module, uninstall
 from doctor.planner.question import Decision
 from doctor.tables import Row, Tables
 
@@ -69,7 +69,9 @@ def _torch(
         return
     if decision.route == "local-build":
         needs = [str(row["package"]) for row in tables.rows("torch", "runtime")]
+        in_the_way = facts.torch and facts.torch.installed
         commands = (
+            *([uninstall(target, "torch")] if in_the_way else []),
             install(target, needs),
             module(target, "doctor.builder.local_tree", torch.path or ""),
         )

@@ -70,13 +70,13 @@ def probe(system: System, linker: Linker, env: PythonEnvironment | None) -> Torc
             "triton_ptxas_blackwell", lambda: _ptxas_version(system, ptxas.get("ptxas-blackwell"))
         ),
         companions=tuple(_companions(env)) if env else (),
-        replaced=look("replaced", lambda: tuple(_replaced(system, env))) or () if env else (),
+        replaced=look("replaced", lambda: tuple(replaced(system, env))) or () if env else (),
         local_trees=tuple(read(folder) for folder in _trees(system) if folder not in known),
         unknown=look.reasons,
     )
 
 
-def _replaced(system: System, env: PythonEnvironment) -> Iterator[str]:
+def replaced(system: System, env: PythonEnvironment) -> Iterator[str]:
     """How the environment differs from the constraints that `apply` left in it (doctor/builder/pins.py)."""
     for site in env.sites:
         prefix = site.split("/lib/python", 1)[0]

@@ -29,7 +29,9 @@ def missing(world: World, plan: Plan, step: str) -> str | None:
 def test_torch_npu_goes_by_its_base_version_and_what_it_imports(uv_world: World) -> None:
     world = uv_world
     world.serve("simple", make_wheel("torch_npu", "2.9.0.post2+abc"), make_wheel("decorator", "5"))
-    choice = TorchChoice("2.9.0", None, "torch==2.9.0", "2.9.0.post2", ("torch_npu==2.9.0.post2", "decorator"))
+    choice = TorchChoice(
+        "2.9.0", None, "torch==2.9.0", "2.9.0.post2", ("torch_npu==2.9.0.post2", "decorator")
+    )
     plan = world.plan(torch=choice, route="torch-npu-wheel")
     assert missing(world, plan, "torch-npu") == "no torch_npu is installed"
     world.put("torch_npu")

@@ -125,6 +125,19 @@ def test_an_apply_that_failed_keeps_the_first_way_back(uv_world: World) -> None:
     assert world.packages() == {"tinynum": "1.0"}
 
 
+def test_a_kill_after_the_last_step_does_not_keep_an_old_way_back(uv_world: World) -> None:
+    world = uv_world
+    url = f"{world.index.url}/cpu"
+    plan = world.torch_plan(OLD, url)
+    world.apply(plan)
+    path = world.state / snapshot.NAME
+    path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
+    assert not world.apply(plan).changed
+    world.apply(world.torch_plan(NEW, url))
+    world.undo()
+    assert world.version() == OLD
+
+
 def test_asks_before_it_does(uv_world: World) -> None:
     world = uv_world
     world.apply(world.torch_plan(NEW, f"{world.index.url}/cpu"))
