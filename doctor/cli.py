@@ -17,11 +17,12 @@ import click
 
 from doctor import __version__
 from doctor.builder.torch_source.command import build_torch
-from doctor.errors import DoctorError, Unknown
+from doctor.errors import DoctorError, Unknown, WrongUsage
 from doctor.facts import AREAS, SCHEMA, Facts, to_json
 from doctor.survey import DEFAULT_AREAS, survey
 from doctor.system import System
 from doctor.tables import Tables
+from doctor.wishes import FACTS, gather, wishes_options
 
 NEEDED_AREAS = {
     "nvidia": ("host", "python"),
@@ -150,6 +151,161 @@ def facts(obj: dict[str, Any], network: bool, python: str | None) -> int:
     return 0
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@click.option("--offline", is_flag=True, help="Ask no index; decide from the tables.")
+@wishes_options
+@FACTS
+@PYTHON
+@click.pass_obj
+def plan(obj: dict[str, Any], /, as_json: bool, offline: bool, facts_file: Path | None,
+         python: str | None, **options: Any) -> int:  # fmt: skip
+    """Decide how this machine gets its PyTorch, what that costs, and how training starts."""
+    from doctor.decision import decide
+    from doctor.planner import open_errors
+    from doctor.planner.page import print_plan
+
+    made = decide(
+        _system(obj),
+        gather(options),
+        python=python,
+        facts_file=facts_file,
+        offline=offline,
+        debug=obj["debug"],
+    ).plan
+    if as_json:
+        _print_json(made.to_json())
+    else:
+        print_plan(made, sys.stdout)
+    return int(made.route == "blocked" or bool(open_errors(made)))
+
+
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@cli.command()
+@YES
+@click.option("--undo", is_flag=True, help="Bring back what was installed before the last apply.")
+@click.option("--offline", is_flag=True, help="Ask no index; decide from the tables.")
+@wishes_options
+@PYTHON
+@click.pass_obj
+def apply(obj: dict[str, Any], /, yes: bool, undo: bool, offline: bool, python: str | None,
+          **options: Any) -> int:  # fmt: skip
+    """Carry the plan out: install what it says, step by step; run again and it goes on."""
+    from doctor import actions
+
+    system = _live(obj, "apply")
+    if undo:
+        actions.undo(python=python, yes=yes)
+        return 0
+    decided = actions.decide_here(system, gather(options), python, offline, obj["debug"])
+    actions.apply(decided.plan, yes=yes)
+    return 0
+
+
+@cli.command(name="build-rustbpe")
+@click.option(
+    "--prebuilt",
+    is_flag=True,
+    help="Take the package of the Python index, if it has all that is needed.",
+)
+@click.option(
+    "--install-toolchain",
+    is_flag=True,
+    help="Let rustup bring Rust where it is missing or too old.",
+)
+@click.option("--offline", is_flag=True, help="Ask no registry and no index.")
+@click.option("--force", is_flag=True, help="Build even where nothing has changed.")
+@PYTHON
+@click.pass_obj
+def build_rustbpe(obj: dict[str, Any], /, prebuilt: bool, install_toolchain: bool, offline: bool,
+                  force: bool, python: str | None) -> int:  # fmt: skip
+    """Build the tokenizer crate and install it into the environment."""
+    from doctor.builder.rustbpe import build
+    from doctor.decision import checkout, own_python
+
+    build(
+        checkout=checkout(),
+        python=python or own_python(),
+        system=_live(obj, "build-rustbpe"),
+        tables=Tables(),
+        prebuilt=prebuilt,
+        install_toolchain=install_toolchain,
+        offline=offline,
+        force=force,
+        say=click.echo,
+    )
+    return 0
+
+
+@cli.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where the files go; default: runs/PROFILE in the checkout.",
+)
+@click.option("--target", default="shell", metavar="NAME", help="What starts the run: shell.")
+@click.option("--stage", metavar="NAME", help="Only this stage, and what it needs.")
+@click.option(
+    "--force", is_flag=True, help="Replace files that were edited; the edited ones are kept beside."
+)
+@click.option("--offline", is_flag=True, help="Ask no index; decide from the tables.")
+@wishes_options
+@FACTS
+@PYTHON
+@click.pass_obj
+def render(obj: dict[str, Any], /, output: Path | None, target: str, stage: str | None, force: bool,
+           offline: bool, facts_file: Path | None, python: str | None, **options: Any) -> int:  # fmt: skip
+    """Write launch scripts that a person can read, change and run."""
+    from doctor import actions
+    from doctor.decision import decide
+
+    decided = decide(
+        _system(obj),
+        gather(options),
+        python=python,
+        facts_file=facts_file,
+        offline=offline,
+        debug=obj["debug"],
+    )
+    folder = actions.write_scripts(decided, output, target=target, stage=stage, force=force)
+    click.echo(f"bash {folder / 'speedrun.sh'}" if stage is None else f"bash {folder / stage}.sh")
+    return 0
+
+
+@cli.command()
+@YES
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where the scripts go; default: runs/PROFILE in the checkout.",
+)
+@click.option("--offline", is_flag=True, help="Ask no index; decide from the tables.")
+@wishes_options
+@PYTHON
+@click.pass_obj
+def speedrun(obj: dict[str, Any], /, yes: bool, output: Path | None, offline: bool,
+             python: str | None, **options: Any) -> int:  # fmt: skip
+    """From this machine to a trained model that answers; run again and it goes on where it stopped."""
+    from doctor import actions
+
+    actions.speedrun(
+        _live(obj, "speedrun"),
+        gather(options),
+        python=python,
+        output=output,
+        yes=yes,
+        offline=offline,
+        debug=obj["debug"],
+    )
+    return 0
+
+
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PYTEST ARGUMENTS]")
 def selftest(arguments: tuple[str, ...]) -> int:
@@ -185,6 +341,15 @@ def _system(obj: dict[str, Any]) -> System:
 
 
 _systems: list[System] = []
+
+
+def _live(obj: dict[str, Any], command: str) -> System:
+    """This machine, for a command that changes it."""
+    if obj["root"] is not None:
+        raise WrongUsage(
+            f"--root and {command} contradict each other: only a running machine can be changed."
+        )
+    return _system(obj)
 
 
 def _print_json(data: Any) -> None:

@@ -425,6 +425,8 @@ class Torch(Fact):
     triton_ptxas_blackwell: str | None = None
     """The same for its second ptxas, used from compute capability 10.0 on."""
     companions: tuple[Companion, ...] = ()
+    replaced: tuple[str, ...] = ()
+    """What apply put in and pinned, and is no longer so: `torch 2.15.0 instead of 2.14.1+cu126`."""
     local_trees: tuple[TorchBuild, ...] = ()
     """PyTorch source trees found at the usual places, best first."""
 

@@ -17,6 +17,7 @@ class Offer:
         python: `3.12`, or `3.13t` for the free-threaded one.
         cpu_arch: as in build/torch.toml: `x86_64`, `aarch64`, `arm64-macos`.
         size_mb: download, where the index says it.
+        glibc: lowest glibc by its platform tag, `2.28`; None where that tells none.
     """
 
     version: str
@@ -25,6 +26,7 @@ class Offer:
     python: str
     cpu_arch: str
     size_mb: int | None = None
+    glibc: str | None = None
 
 
 @dataclass(frozen=True)

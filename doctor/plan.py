@@ -157,6 +157,8 @@ class Launch:
     libuv: bool | None = None
     """False: torchrun must be kept from asking for libuv; None: found out at run time."""
     warnings: tuple[str, ...] = ()
+    tokenizer_chars: int = 2_000_000_000
+    """Characters that the tokenizer is trained on, at most."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from doctor.errors import DoctorError
+from doctor.errors import DoctorError, WrongUsage
+from doctor.shapes import OPTIONAL, SHAPES, fault
 from doctor.versions import parts
 
 if sys.version_info >= (3, 11):
@@ -22,58 +23,6 @@ else:
     import tomli as tomllib
 
 Row = Mapping[str, Any]
-
-SOURCED: dict[str, type] = {"source": str, "date": str}
-
-Shape = dict[str, type]
-
-SHAPES: dict[str, dict[str, Shape]] = {
-    "cuda": {
-        "toolkit": {"version": str, "archs": list, **SOURCED},
-        "cuda_major": {"major": str, "min_driver": str, **SOURCED},
-        "arch": {"cc": str, "family": str, "min_cuda": str, "tegra": bool, **SOURCED},
-    },
-    "torch": {
-        "release": {"torch": str, "pythons": list, **SOURCED},
-        "wheel": {
-            "torch": str,
-            "variant": str,
-            "cpu_arch": str,
-            "sass": list,
-            "ptx": list,
-            "index": str,
-            **SOURCED,
-        },
-        "companion": {"torch": str, **SOURCED},
-    },
-    "ascend": {
-        "pair": {"cann": str, "torch_npu": str, "torch": str, **SOURCED},
-        "python": {"torch": str, "pythons": list, **SOURCED},
-        "requires": {"package": str, "module": str, "when": str, "spec": str, **SOURCED},
-        "chip": {"series": str, "pattern": str, "bf16": bool, **SOURCED},
-    },
-    "packages": {
-        "manager": {"name": str, "id": list, "install": str, **SOURCED},
-        "need": {"name": str, **SOURCED},
-        "driver": {"id": list, "commands": list, **SOURCED},
-    },
-    "pci": {
-        "nvidia": {"first": str, "last": str, "chip": str, **SOURCED},
-    },
-    "rust": {"crate": {"name": str, "msrv": str, **SOURCED}},
-    "codes": {"code": {"name": str, "title": str}},
-    "recipes": {
-        "setting": {"name": str, "value": str, "when": list, **SOURCED},
-        "ignored": {"name": str, "instead": str, "why": str, **SOURCED},
-        "weight": {"pattern": str, "memory_gb": float, "seconds": float, **SOURCED},
-        "cost": {"cpu_core_hours": float, "disk_gb": float, "network_mb": int, **SOURCED},
-        "driver": {"name": str, "file": str, "contains": str, "pack": list, **SOURCED},
-        "origin": {"name": str, "url": str, **SOURCED},
-        "compiler": {"manager": str, "packages": list, **SOURCED},
-    },
-    "mirrors": {"endpoint": {"name": str, "kind": str, "url": str, **SOURCED}},
-}
-"""File -> table -> fields that every row must have, with their types."""
 
 
 def data_folder() -> Path:
@@ -95,7 +44,8 @@ def read_table(path: Path) -> dict[str, list[Row]]:
     """Read one file and check its rows.
 
     Raises:
-        DoctorError: unreadable, no TOML, or a row that lacks a field or has one of a wrong type.
+        DoctorError: unreadable, no TOML, or a row that lacks a field, has one of a wrong type, or one
+            that its table does not know.
     """
     name = f"build/{path.name}"
     try:
@@ -108,20 +58,12 @@ def read_table(path: Path) -> dict[str, list[Row]]:
         rows = data.get(table)
         if not isinstance(rows, list) or not rows:
             raise DoctorError(f"{name} has no [[{table}]] rows.")
+        more = OPTIONAL.get(path.stem, {}).get(table)
         for number, row in enumerate(rows, 1):
-            _check(name, table, number, row, shape)
+            trouble = fault(row, f"row {number} of [[{table}]]", shape, more)
+            if trouble:
+                raise DoctorError(f"{name}: {trouble}.")
     return cast("dict[str, list[Row]]", data)
-
-
-def _check(name: str, table: str, number: int, row: Any, shape: Mapping[str, type]) -> None:
-    for key, kind in shape.items():
-        if key not in row:
-            raise DoctorError(f"{name}: row {number} of [[{table}]] lacks {key!r}.")
-        if not isinstance(row[key], kind):
-            raise DoctorError(
-                f"{name}: {key!r} in row {number} of [[{table}]] is {row[key]!r}, "
-                f"not a {kind.__name__}."
-            )
 
 
 @dataclass(frozen=True)
@@ -188,6 +130,49 @@ class Tables:
                 return found | ({"compute_capability": str(row["cc"])} if row.get("cc") else {})
         return {}
 
+    # --- accelerators and runs ---------------------------------------------------------
+
+    def accelerator(
+        self, name: str, *, cc: str | None = None, series: str | None = None
+    ) -> Row | None:
+        """Memory, rates and power of a device, by the name that its driver prints.
+
+        A slice of a GPU (MIG, vGPU) is none of these, and has no row.
+
+        Args:
+            name: `NVIDIA GeForce RTX 4050 Laptop GPU`, `910B3`.
+            cc: its compute capability; rows of another one do not count.
+            series: its Ascend series, `910B`; without it the name must tell, and `Ascend910` does not.
+        """
+        if series is None:
+            row = self._by_pattern("gpu", name, "cc", cc)
+            if row is not None or cc is not None:
+                return row
+            chip = self.ascend_by_name(name)
+            if chip is None:
+                return None
+            series = str(chip["series"])
+        return self._by_pattern("npu", name, "series", series)
+
+    def _by_pattern(self, table: str, name: str, key: str, value: str | None) -> Row | None:
+        for row in self.rows("accelerators", table):
+            if value in (None, row[key]) and re.search(row["pattern"], name.strip(), re.IGNORECASE):
+                return row
+        return None
+
+    def profile(self, name: str) -> Row:
+        """The settings of a named run; what is absent is to be computed.
+
+        Raises:
+            WrongUsage: no such profile.
+        """
+        rows = self.rows("profiles", "profile")
+        found = next((row for row in rows if row["name"] == name), None)
+        if found is None:
+            known = ", ".join(str(row["name"]) for row in rows)
+            raise WrongUsage(f"There is no profile {name!r}; choose one of {known}.")
+        return found
+
     # --- Ascend ----------------------------------------------------------------------
 
     def ascend_chip(self, device_id: str) -> dict[str, str]:
@@ -219,6 +204,11 @@ class Tables:
         """torch_npu and torch that go with a CANN release, best first; empty for an unlisted one."""
         return [row for row in self.rows("ascend", "pair") if row["cann"] == cann]
 
+    def npu_driver_floor(self, cann: str) -> Row | None:
+        """The lowest driver (`min_driver`) for a CANN release, and the one published with it (`driver`)."""
+        rows = self.rows("ascend", "driver_floor")
+        return next((row for row in rows if row["cann"] == cann), None)
+
     def npu_pythons(self, torch: str) -> tuple[str, ...]:
         """Pythons for which there is a torch_npu of a torch release."""
         version = parts(torch)
@@ -247,10 +237,32 @@ class Tables:
                 continue
             yield Requirement(row["package"], row["module"], row["spec"])
 
+    # --- addresses -----------------------------------------------------------------------
+
     def pytorch_index(self, variant: str) -> str:
         """PyTorch's own index of a variant, `cpu` or `cu128`."""
         rows = self.rows("mirrors", "endpoint")
         return next(f"{row['url']}/{variant}" for row in rows if row["kind"] == "pytorch")
+
+    def mirrors(self, kind: str) -> list[Row]:
+        """Where a kind of thing can be had instead of its own place, best first.
+
+        Args:
+            kind: `python`, `pytorch`, `hub`, `crates`, `rustup`, `git`.
+        """
+        rows = [*self.rows("mirrors", "endpoint"), *self.rows("mirrors", "mirror")]
+        return [row for row in rows if row["kind"] == kind and "region" in row]
+
+    def artifact(self, name: str) -> Row:
+        """Address and size of a single file.
+
+        Raises:
+            DoctorError: no such file.
+        """
+        for row in self.rows("mirrors", "artifact"):
+            if row["name"] == name:
+                return row
+        raise DoctorError(f"build/mirrors.toml has no artifact {name!r}.")
 
     # --- what else findings need -------------------------------------------------------
 

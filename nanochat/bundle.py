@@ -1,5 +1,8 @@
 """Reads the published bundle of CORE tasks: core.yaml, eval_meta_data.csv and eval_data/*.jsonl.
 
+python -m nanochat.bundle                fetches it (162 MB), unless it is there
+python -m nanochat.bundle --check        only says whether it is whole
+
 The tasks were chosen by Li et al., DataComp-LM (arXiv:2406.11794); the files come from MosaicML's gauntlet.
 """
 
@@ -7,13 +10,23 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat import flags
 from nanochat.errors import NanochatError
 from nanochat.files import base_dir
+
+URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
+"""Where it is published."""
+URL_VARIABLE = "NANOCHAT_EVAL_BUNDLE_URL"
+"""Names another place."""
+COMMAND = "python -m nanochat.bundle"
+AGAIN = f"fetch it again with '{COMMAND}'"
 
 PUBLISHED = tuple(
     """hellaswag_zeroshot jeopardy bigbench_qa_wikidata arc_easy arc_challenge copa commonsense_qa piqa
@@ -59,12 +72,19 @@ class Bundle:
     """The tasks whose data are there, in the order of core.yaml."""
 
     tasks: tuple[Task, ...]
+    absent: tuple[str, ...] = ()
+    """Tasks of core.yaml whose data are not there."""
 
     @property
     def missing(self) -> tuple[str, ...]:
         """The published tasks that are not there."""
         present = {task.label for task in self.tasks}
         return tuple(label for label in PUBLISHED if label not in present)
+
+    @property
+    def summary(self) -> str:
+        """How many tasks there are, and of which score they are the tasks."""
+        return f"{len(self.tasks)} tasks for {self.score_name}"
 
     @property
     def score_name(self) -> str:
@@ -90,11 +110,12 @@ def read_bundle(folder: Path) -> Bundle:
     baselines = _read_baselines(folder / CSV_NAME)
     tasks = _read_tasks(folder / YAML_NAME, folder / DATA_NAME, baselines)
     present = tuple(task for task in tasks if task.path.is_file())
+    absent = tuple(task.label for task in tasks if not task.path.is_file())
     if not present:
         raise NanochatError(
-            f"{folder / DATA_NAME} holds the data of no task of {YAML_NAME}; unpack the bundle again"
+            f"{folder / DATA_NAME} holds the data of no task of {YAML_NAME}; {AGAIN}"
         )
-    return Bundle(present)
+    return Bundle(present, absent)
 
 
 def read_examples(task: Task) -> list[Example]:
@@ -118,7 +139,7 @@ def read_examples(task: Task) -> list[Example]:
     if len(examples) <= task.shots:
         raise NanochatError(
             f"{task.path} has {len(examples)} rows, but {task.label} shows {task.shots} before each "
-            "question; unpack the bundle again"
+            f"question; {AGAIN}"
         )
     return examples
 
@@ -190,7 +211,7 @@ def _read_tasks(path: Path, data: Path, baselines: Mapping[str, float]) -> list[
         raise _damaged(path, 1, " ".join(str(error).split())) from None
     entries = document.get("icl_tasks") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise NanochatError(f"{path} has no list 'icl_tasks'; unpack the bundle again")
+        raise NanochatError(f"{path} has no list 'icl_tasks'; {AGAIN}")
     return [
         _task(path, number, entry, data, baselines) for number, entry in enumerate(entries, start=1)
     ]
@@ -214,7 +235,7 @@ def _task(path: Path, number: int, entry: Any, data: Path, baselines: Mapping[st
         reason = str(error)
     else:
         return task
-    raise NanochatError(f"{path} is damaged at task {number}: {reason}; unpack the bundle again")
+    raise NanochatError(f"{path} is damaged at task {number}: {reason}; {AGAIN}")
 
 
 def _text(path: Path) -> str:
@@ -222,11 +243,42 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise NanochatError(
-            f"{path} is not there; unpack the evaluation bundle there, or name its folder with --bundle"
+            f"{path} is not there; fetch the evaluation bundle with '{COMMAND}', or name its folder with --bundle"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise NanochatError(f"{path} cannot be read: {error}; unpack the bundle again") from error
+        raise NanochatError(f"{path} cannot be read: {error}; {AGAIN}") from error
 
 
 def _damaged(path: Path, line: int, reason: str) -> NanochatError:
-    return NanochatError(f"{path} is damaged in line {line}: {reason}; unpack the bundle again")
+    return NanochatError(f"{path} is damaged in line {line}: {reason}; {AGAIN}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = flags.Parser("Fetch the evaluation bundle, which the CORE metric is measured on.")
+    parser.add_argument(
+        "--url", default=os.environ.get(URL_VARIABLE) or URL,
+        help=f"where its zip file is: an address, or a file; ${URL_VARIABLE} does the same",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check", action="store_true", help="fetch nothing, say whether the bundle is whole"
+    )
+    args = parser.parse_args(argv)
+    from nanochat.bundle_fetch import (
+        fetch,
+        require_whole,
+    )  # here, because it reads what is defined above
+
+    if args.check:
+        _say(f"{default_folder()} is whole: {require_whole(default_folder()).summary}")
+    else:
+        fetch(args.url, default_folder(), say=_say)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    flags.run(main)

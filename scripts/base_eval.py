@@ -179,8 +179,8 @@ def _bundle(args: argparse.Namespace, candidate: Candidate) -> Bundle | None:
     folder = args.bundle or default_folder()
     if args.bundle is None and not folder.exists() and args.eval != ("core",):
         candidate.say(
-            f"note: CORE is left out, because there is no evaluation bundle in {folder}; unpack it there, or "
-            "name its folder with --bundle"
+            f"note: CORE is left out, because there is no evaluation bundle in {folder}; fetch it with "
+            "python -m nanochat.bundle, or name its folder with --bundle"
         )
         return None
     bundle = read_bundle(folder)

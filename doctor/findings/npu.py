@@ -238,7 +238,7 @@ def driver_cann(c: Context) -> Iterator[Finding]:
     fitting = {*active.accepts_drivers, own.group(0) if own else ""} if active else set()
     if active and active.accepts_drivers and inner and inner.group(0) not in fitting:
         accepted = sorted(active.accepts_drivers)
-        newer = inner.group(0) > max(fitting)
+        newer = _is_newer(c, ascend.driver_version, inner.group(0), fitting)
         yield c.finding(
             "npu.driver-cann-mismatch",
             WARNING if newer else ERROR,
@@ -271,6 +271,15 @@ def driver_cann(c: Context) -> Iterator[Finding]:
             [f"firmware/version.info: compatible_version_drv={','.join(accepted_drivers)}"],
             f"Install the firmware of the driver's release, from {PORTAL}.",
         )
+
+
+def _is_newer(c: Context, driver: str | None, generation: str, accepted: set[str]) -> bool:
+    """Whether a driver is newer than all accepted generations: by its release, since generations began anew at 26.0."""
+    rows = c.tables.rows("ascend", "driver")
+    releases = [str(row["release"]) for row in rows if row["generation"] in accepted]
+    if driver and releases:
+        return cann_key(driver) > max(map(cann_key, releases))
+    return generation > max(accepted)
 
 
 # --- torch_npu -------------------------------------------------------------------------------

@@ -216,4 +216,22 @@ def _is_older(c: Context, path: str) -> bool:
     return bool(named and older(named.group(1), build.cuda))
 
 
-RULES = (missing, import_path, import_fails, libraries, foreign_libraries)
+def replaced(c: Context) -> Iterator[Finding]:
+    """An update put another torch in the place of the one that apply proved here."""
+    torch = c.facts.torch
+    if torch is None or not torch.replaced:
+        return
+    shown = joined(
+        [*torch.replaced[:3], *([f"{len(torch.replaced) - 3} more"] if torch.replaced[3:] else [])]
+    )
+    yield c.finding(
+        "torch.replaced",
+        WARNING,
+        f"Something has replaced what apply put in: there is {shown}.",
+        list(torch.replaced),
+        "Carry the plan out again, or, if the change was meant, take the pins away (apply --undo).",
+        ["./nanochat-doctor apply"],
+    )
+
+
+RULES = (missing, replaced, import_path, import_fails, libraries, foreign_libraries)

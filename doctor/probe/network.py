@@ -38,7 +38,7 @@ def probe(system: System, tables: Tables, env: PythonEnvironment | None) -> Netw
     if not system.live:
         raise Unknown("a tree below --root has no network")
     questions = [
-        *_python_index(system, env),
+        *python_index(system, env),
         *(
             Question(row["name"], row["kind"], row["url"] + row.get("probe", ""))
             for row in tables.rows("mirrors", "endpoint")
@@ -75,7 +75,7 @@ def _endpoint(question: Question, trouble: str | None, latency: float | None) ->
     )
 
 
-def _python_index(system: System, env: PythonEnvironment | None) -> list[Question]:
+def python_index(system: System, env: PythonEnvironment | None) -> list[Question]:
     """The index that uv or pip is set to, else the one that the installed pip has built in."""
     for ask, tool in ((uv_index, "uv"), (pip_index, "pip")):
         try:

@@ -17,6 +17,9 @@ from doctor.pyenv import Module, PythonEnvironment
 from doctor.system import System
 
 COMPANIONS = ("torchvision", "torchaudio", "torchtext", "flash-attn", "xformers", "torchao", "vllm")
+PINS = "nanochat-doctor/constraints.txt"
+"""Below an environment's prefix: what `apply` put in, a requirement a line."""
+
 PTXAS_FOLDERS = ("backends/nvidia/bin", "third_party/cuda/bin")
 PTXAS_BANNER = b"Cuda compilation tools, release "
 PTXAS_RELEASE = re.compile(rb"(\d+\.\d+), V")
@@ -67,9 +70,25 @@ def probe(system: System, linker: Linker, env: PythonEnvironment | None) -> Torc
             "triton_ptxas_blackwell", lambda: _ptxas_version(system, ptxas.get("ptxas-blackwell"))
         ),
         companions=tuple(_companions(env)) if env else (),
+        replaced=look("replaced", lambda: tuple(replaced(system, env))) or () if env else (),
         local_trees=tuple(read(folder) for folder in _trees(system) if folder not in known),
         unknown=look.reasons,
     )
+
+
+def replaced(system: System, env: PythonEnvironment) -> Iterator[str]:
+    """How the environment differs from the constraints that `apply` left in it (doctor/builder/pins.py)."""
+    for site in env.sites:
+        prefix = site.split("/lib/python", 1)[0]
+        for line in (system.text(f"{prefix}/{PINS}", 1 << 16) or "").splitlines():
+            name, exact, version = line.strip().partition("==")
+            if not exact or name.startswith("#"):
+                continue
+            now = env.version(name)
+            if now != version:
+                yield (
+                    f"{name} {now} instead of {version}" if now else f"no {name} {version} any more"
+                )
 
 
 def _tagged_glibc(system: System, env: PythonEnvironment, folder: str) -> str | None:

@@ -57,6 +57,9 @@ NPUS: dict[str, Case] = {
     "driver newer than CANN knows": case(
         atlas(chips={"driver": "26.0.0", "inner": "V100R001C25"}), warnings="npu.driver-cann-mismatch",
     ),
+    "driver of 26.0, where generations began anew": case(
+        atlas(chips={"driver": "26.0.rc1", "inner": "V100R001C10"}), warnings="npu.driver-cann-mismatch",
+    ),
     "firmware for other drivers": case(
         atlas(chips={"driver": "23.0.7"}), warnings="npu.driver-cann-mismatch", says=("[Ff]irmware",)
     ),

@@ -19,6 +19,13 @@ from cases.describe import (
 
 TORCHES: dict[str, Case] = {
     # --- torch itself ------------------------------------------------------------------------------
+    "another torch than apply put in": case(
+        pc("RTX 4090", files={"/opt/venv/nanochat-doctor/constraints.txt": "# by apply\ntorch==2.8.0+cu128\n"}),
+        warnings="torch.replaced", says=("instead of 2.8.0",),
+    ),
+    "the torch that apply put in": case(
+        pc("RTX 4090", files={"/opt/venv/nanochat-doctor/constraints.txt": "torch==2.9.1+cu128\n"}),
+    ),
     "libcudnn missing": case(
         pc("RTX 4090", torch=torch("cu128", lacks=("libcudnn",))),
         "cuda.library-missing", says=("libcudnn.so.9", "2.9.1"),

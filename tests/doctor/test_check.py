@@ -522,8 +522,14 @@ SOURCES = {
     str(p.relative_to(REPO / "doctor")): imported(p) for p in (REPO / "doctor").rglob("*.py")
 }
 LOOKS_AT_THE_MACHINE = (
-    "probe/", "builder/", "survey.py", "linker.py", "pyenv.py", "redact.py", "cli.py"
+    "probe/", "builder/", "survey.py", "linker.py", "pyenv.py", "redact.py", "cli.py",
+    "decision.py", "actions.py", "index_address.py",
 )  # fmt: skip
+PROBES = ("probe/", "builder/", "survey.py", "cli.py", "decision.py", "index_address.py")
+STARTS_PROGRAMS = ("system.py", "selftest.py", "speedrun.py", "builder/")
+WITHOUT_TORCH = {f"nanochat.{name}" for name in ("config", "sizing", "schedule", "errors", "files", "lock")}
+"""Parts of the trainer that planner and builder may use."""
+
 LAYERS = {
     "fact.py": ("doctor.errors",),
     "facts.py": ("doctor.errors", "doctor.fact"),
@@ -544,20 +550,26 @@ def imports_of(source: str, module: str) -> bool:
 def test_imports_point_one_way(source: str) -> None:
     if not source.startswith(LOOKS_AT_THE_MACHINE) and source != "system.py":
         assert not imports_of(source, "doctor.system"), "only probes look at the machine"
-    if source not in ("survey.py", "cli.py") and not source.startswith("probe/"):
+    if not source.startswith(PROBES):
         assert not imports_of(source, "doctor.probe")
+    if source.startswith("planner/"):
+        assert not imports_of(source, "doctor.system"), "plans are pure"
+        assert not imports_of(source, "requests")
     if source.startswith(("findings/", "facts", "compat", "tables", "probe/")):
         for above in ("cli", "report", "survey", "planner", "render", "builder"):
             assert not imports_of(source, f"doctor.{above}")
     if source.startswith("probe/"):
         assert not imports_of(source, "doctor.findings")
-    if source not in ("system.py", "selftest.py"):
+    if not source.startswith(STARTS_PROGRAMS):
         assert not imports_of(source, "subprocess"), "system.py is the only door"
         assert not imports_of(source, "multiprocessing")
     if not source.startswith("payload/"):
         assert not imports_of(source, "torch"), "torch never enters our process"
         assert not imports_of(source, "numpy")
-    assert not imports_of(source, "nanochat")
+    ours = {n for n in SOURCES[source] if n.split(".")[0] == "nanochat"}
+    if not source.startswith(("planner/", "builder/")):
+        assert not ours
+    assert all(".".join(n.split(".")[:2]) in WITHOUT_TORCH for n in ours - {"nanochat"})
     if source in LAYERS:
         ours = {n for n in SOURCES[source] if n.split(".")[0] == "doctor"}
         assert all(n.startswith(LAYERS[source]) for n in ours)

@@ -1,0 +1,233 @@
+"""Whether what a step is for is there: read from files, or asked of the environment's Python.
+
+An exit status says how a program ended. What counts is what it left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from doctor.builder import files, integrity, requirements, torch_effect
+from doctor.builder.commands import parse
+from doctor.builder.place import Target
+from doctor.errors import DoctorError
+from doctor.plan import Plan, Step, TorchChoice
+from doctor.pyenv import normalised
+from doctor.system import System
+
+CHILD_SECONDS = 120.0
+
+SHARDS = """
+import json, sys
+from pathlib import Path
+name, wanted = sys.argv[1], int(sys.argv[2])
+try:
+    from nanochat import dataset, shards
+    from nanochat.files import base_dir
+    problem = None
+    published = dataset.PUBLISHED.get(name)
+    if published is not None:
+        folder = published.folder
+        names = [shards.shard_name(n) for n in range(min(wanted, published.shards - 1))]
+        for shard in (*names, published.validation):
+            problem = problem or (shards.damage(folder / shard) and
+                                  "%s %s" % (folder / shard, shards.damage(folder / shard)))
+    elif name == dataset.STDLIB and not (base_dir() / dataset.STDLIB_FOLDER).exists():
+        problem = "the corpus %s is not made yet" % name
+    else:
+        dataset.resolve(name)
+except Exception as error:
+    problem = " ".join(("%s" % error).split()) or type(error).__name__
+print(json.dumps(problem))
+"""
+"""Looks at shards with the trainer's own eyes: pyarrow is in its environment, and not in ours."""
+
+BUNDLE = """
+import json
+try:
+    from nanochat.bundle import default_folder, read_bundle
+    missing = read_bundle(default_folder()).missing
+    problem = "%s lacks %s" % (default_folder(), ", ".join(missing)) if missing else None
+except Exception as error:
+    problem = " ".join(("%s" % error).split()) or type(error).__name__
+print(json.dumps(problem))
+"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a checker is given."""
+
+    plan: Plan
+    step: Step
+    target: Target
+
+
+Checker = Callable[[Question], str | None]
+
+
+def missing(question: Question) -> str | None:
+    """Why a step's effect is not there; None where it is.
+
+    Raises:
+        DoctorError: nobody knows what a step of this name is for.
+    """
+    checker = CHECKERS.get(question.step.id)
+    if checker is None:
+        known = ", ".join(CHECKERS)
+        raise DoctorError(
+            f"The plan has a step {question.step.id!r}, and its effect cannot be checked (known are {known}); "
+            "make the plan again with this version."
+        )
+    if not question.target.exists:
+        return f"{question.target.python} is not there"
+    return checker(question)
+
+
+# --- environment, torch ----------------------------------------------------------------------
+
+
+def _environment(question: Question) -> str | None:
+    """The interpreter runs, and belongs to the environment."""
+    code = "import json, sys; print(json.dumps(sys.prefix))"
+    prefix = _asked(question, "-I", "-c", code)
+    if prefix is None or os.path.realpath(prefix) != os.path.realpath(question.target.prefix):
+        return f"{question.target.python} does not run in {question.target.prefix}: {prefix}"
+    words = [word for command in question.step.commands for word in parse(command).words]
+    if (
+        "-m" in words or "--seed" in words
+    ):  # what a kill cut off may have come as far as the interpreter
+        pip = question.target.environment().distributions().get("pip")
+        if pip is None:
+            return f"{question.target.prefix} has no pip"
+        if reason := integrity.damage(Path(pip.folder)):
+            return f"pip {pip.version} {reason}"
+    return None
+
+
+def _torch(question: Question) -> str | None:
+    return torch_effect.missing(question.plan, question.target)
+
+
+def _torch_npu(question: Question) -> str | None:
+    """torch_npu of the plan's base version, with all that it and CANN import."""
+    env = question.target.environment()
+    choice = question.plan.torch or TorchChoice(None)
+    dist = env.distributions().get("torch-npu")
+    if dist is None or env.find_module("torch_npu") is None:
+        return "no torch_npu is installed"
+    installed, wanted = dist.version.partition("+")[0], choice.torch_npu
+    if wanted and torch_effect.comparable(installed) != torch_effect.comparable(
+        wanted.partition("+")[0]
+    ):
+        return f"torch_npu {dist.version} is installed instead of {wanted}"
+    if reason := integrity.damage(Path(dist.folder)):
+        return f"torch_npu {dist.version} {reason}"
+    return requirements.missing(env, choice.companions)
+
+
+# --- trainer, tokenizer ----------------------------------------------------------------------
+
+
+def _trainer(question: Question) -> str | None:
+    """All that pyproject.toml's extra `train` asks for, but for torch."""
+    return requirements.missing(
+        question.target.environment(), trainer_requirements(question.target.checkout)
+    )
+
+
+def trainer_requirements(checkout: Path) -> tuple[str, ...]:
+    """What the trainer imports, without torch, which the plan chooses.
+
+    Raises:
+        DoctorError: there is no pyproject.toml that says so.
+    """
+    from packaging.requirements import Requirement
+
+    path = checkout / "pyproject.toml"
+    try:
+        extras = files.parse_toml(path.read_text(encoding="utf-8"))["project"][
+            "optional-dependencies"
+        ]
+        lines = [str(line) for line in extras["train"]]
+        return tuple(line for line in lines if normalised(Requirement(line).name) != "torch")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DoctorError(
+            f"{path} does not say what the trainer needs ({error}); run this in a checkout of the repository."
+        ) from error
+
+
+def _rustbpe(question: Question) -> str | None:
+    """A module that works, built from this checkout's crate as it is now."""
+    from doctor.builder.rustbpe_crate import read_crate
+    from doctor.builder.rustbpe_installed import inspect, out_of_date
+
+    crate = read_crate(question.target.checkout)
+    found = inspect(System(seconds=CHILD_SECONDS), question.target.python)
+    reason = out_of_date(found, crate)
+    return None if reason is None else f"rustbpe: {reason}"
+
+
+# --- data ------------------------------------------------------------------------------------
+
+
+def _data(question: Question) -> str | None:
+    """Enough whole shards, and the one for validation."""
+    launch = question.plan.launch
+    if launch is None:
+        return "the plan names no data set"
+    return _asked(question, "-c", SHARDS, launch.data, str(launch.shards))
+
+
+def _bundle(question: Question) -> str | None:
+    return _asked(question, "-c", BUNDLE)
+
+
+def _asked(question: Question, *arguments: str) -> str | None:
+    """A line of JSON from the environment's Python, started in the checkout as the step's commands are."""
+    env = dict(os.environ) | {"PYTHONDONTWRITEBYTECODE": "1"}
+    for command in question.step.commands:
+        env |= parse(command).variables
+    python = question.target.python
+    try:
+        done = subprocess.run(
+            [python, *arguments],
+            cwd=question.target.checkout,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=CHILD_SECONDS,
+            check=False,
+        )
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return f"{python} gave no answer within {CHILD_SECONDS:.0f} s"
+    except OSError as error:
+        return f"{python} cannot be started: {error.strerror or error}"
+    except (ValueError, IndexError):
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        return f"{python} ended with status {done.returncode}: {' '.join(said)}"
+    return None if answer is None else str(answer)
+
+
+CHECKERS: Mapping[str, Checker] = {
+    "environment": _environment,
+    "torch": _torch,
+    "torch-npu": _torch_npu,
+    "trainer": _trainer,
+    "rustbpe": _rustbpe,
+    "data": _data,
+    "eval-bundle": _bundle,
+}
+"""Step -> what tells whether its effect is there."""
+
+REPLACING: Mapping[str, tuple[str, ...] | None] = {"torch": None, "torch-npu": ("torch-npu",)}
+"""Steps that may replace what is pinned: all of it (None), or these packages. No other step may."""
+
+DATA_STEPS = ("data", "eval-bundle")
+"""Steps that install nothing, and write below NANOCHAT_BASE_DIR."""

@@ -1,0 +1,208 @@
+"""What apply and undo have in common: commands under a lock, each noted before and after."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from doctor.builder import child, commands, integrity, journal, snapshot
+from doctor.builder.causes import cause
+from doctor.builder.commands import Line
+from doctor.builder.effects import DATA_STEPS
+from doctor.builder.journal import Entry, Journal
+from doctor.builder.lock import exclusive
+from doctor.builder.place import Target
+from doctor.errors import DoctorError
+
+LOCK, JOURNAL, LOGS = "lock", "journal.jsonl", "logs"
+TAIL = 8
+"""Last lines of a failed command that are shown."""
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Session:
+    """One run of apply or undo, alone in its environment.
+
+    Attributes:
+        plan: fingerprint of the plan.
+        seconds: time that a command may take.
+        live: hears each line that a command prints.
+        lock: descriptor of the lock, which commands inherit.
+    """
+
+    target: Target
+    plan: str
+    say: Say
+    lock: int
+    seconds: float
+    live: Say = lambda text: None
+    journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.target.state / JOURNAL)
+
+    # --- commands ------------------------------------------------------------------------
+
+    def variables(self, line: Line, constraints: Path | None = None) -> dict[str, str]:
+        """The environment of a command; what lies beside our own interpreter is found, too."""
+        base = dict(os.environ)
+        base["PATH"] = os.pathsep.join(
+            (base.get("PATH", os.defpath), str(Path(sys.executable).parent))
+        )
+        base[commands.LOCK_VARIABLE] = str(self.target.state / LOCK)
+        return commands.variables(line, base, constraints)
+
+    def run(
+        self,
+        step: str,
+        lines: Sequence[Line],
+        *,
+        constraints: Path | None = None,
+        seconds: float | None = None,
+    ) -> Attempt:
+        """Run commands one after another, up to the first that fails, into a new log."""
+        seconds = seconds or self.seconds
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        log = self.target.state / LOGS / f"{stamp}-{step}.log"
+        ended = child.Ended(0, ())
+        for line in self._with_pip(lines):
+            before = self.target.installed()
+            ended = child.run(
+                line,
+                cwd=self.target.checkout,
+                env=self.variables(line, constraints),
+                log=log,
+                seconds=seconds,
+                heard=self.live,
+                inherit=(self.lock,),
+            )
+            if ended.status != 0 or ended.expired:
+                break
+            if line.tool:
+                snapshot.remember_origins(self.target, before, line.index)
+        return Attempt(ended, log, seconds)
+
+    def _with_pip(self, lines: Sequence[Line]) -> Iterator[Line]:
+        """The lines, and before the first that needs it the pip that an environment of uv's lacks."""
+        for line in lines:
+            if line.needs_pip and "pip" not in self.target.installed():
+                yield Line({}, (self.target.python, "-m", "ensurepip"))
+            yield line
+
+    # --- notes ---------------------------------------------------------------------------
+
+    def state_of_site(self) -> dict[str, Any]:
+        """What is damaged and what belongs to nobody, to tell it from what a kill leaves."""
+        if not self.target.exists:
+            return {"damaged": [], "unowned": None}
+        site = self.target.site
+        return {
+            "damaged": sorted(integrity.damaged(site)),
+            "unowned": sorted(integrity.unowned(site)),
+        }
+
+    @contextlib.contextmanager
+    def noted(self, step: str) -> Iterator[Mapping[str, Any]]:
+        """Note the begin and the end of a step, whatever that is; yields the `state_of_site` before it.
+
+        An end that leaves a package half-installed is noted as broken, and mended first the next time.
+        """
+        before = self.state_of_site()
+        began = time.monotonic()
+        try:
+            self.journal.add(journal.BEGIN, step, self.plan, **before)
+            yield before
+        except BaseException as error:
+            rubbish = self.half_installed(before)
+            event = journal.BROKEN if rubbish else journal.FAILED
+            reason = str(error) or type(error).__name__
+            # a full disk takes no line either; a begin without an end says broken, too
+            with contextlib.suppress(DoctorError):
+                self.journal.add(event, step, self.plan, reason=reason, half_installed=rubbish)
+            raise
+        seconds = round(time.monotonic() - began, 1)
+        self.journal.add(journal.DONE, step, self.plan, seconds=seconds)
+
+    def half_installed(self, before: Mapping[str, Any]) -> list[str]:
+        """What was not so before: packages that are not whole, and what belongs to nobody."""
+        if not self.target.exists or before["unowned"] is None:
+            return []
+        now = self.state_of_site()
+        return sorted(
+            name for key in ("damaged", "unowned") for name in set(now[key]) - set(before[key])
+        )
+
+    def mend(self, begun: Entry | None) -> None:
+        """Clear away what an earlier run left half-installed.
+
+        Raises:
+            DoctorError: it cannot be removed.
+        """
+        if begun is None:
+            return
+        details = begun.details
+        if self.target.exists and begun.step not in DATA_STEPS:
+            site = self.target.site
+            known = details.get("unowned")
+            known = integrity.unowned(site) if known is None else known
+            removed = integrity.clear(site, details.get("damaged", ()), known)
+            if removed:
+                self.say(f"removed what was half-installed: {', '.join(removed)}")
+        self.journal.add(journal.REPAIRED, begun.step, self.plan)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How the commands of a step ended, and where their output is."""
+
+    ended: child.Ended
+    log: Path
+    seconds: float
+
+    @property
+    def failed(self) -> bool:
+        return self.ended.status != 0 or self.ended.expired
+
+    def error(self, step: str, reason: str | None, say: Say) -> DoctorError:
+        """Show the last lines; the sentence says which step failed, why, and where all of it is.
+
+        Args:
+            reason: what the step's effect lacks.
+        """
+        for text in self.ended.tail[-TAIL:]:
+            say(f"  {text}")
+        known = cause(self.ended.tail) if self.failed else None
+        cure = "start again, it goes on there"
+        if self.ended.expired:
+            why = f"its command was not done within {self.seconds:.0f} s"
+        elif known:
+            why, cure = known
+        elif self.failed:
+            why = f"its command ended with status {self.ended.status}"
+        else:
+            why = f"its commands ended well, but {reason}"
+        return DoctorError(f"Step {step} failed, because {why}; {cure} (all output: {self.log}).")
+
+
+@contextlib.contextmanager
+def session(
+    target: Target, plan: str, *, say: Say, wait: bool, seconds: float, live: Say | None
+) -> Iterator[Session]:
+    """A session that holds the environment's lock; signals end its commands.
+
+    Raises:
+        DoctorError: another one holds it, or the environment cannot be written.
+    """
+    with (
+        child.signals_raise(),
+        exclusive(target.state / LOCK, wait=wait, say=say) as lock,
+    ):
+        yield Session(target, plan, say, lock, seconds, live or (lambda text: None))

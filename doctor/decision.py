@@ -1,0 +1,188 @@
+"""From the machine to its plan: look, ask the indexes, decide. What plan, apply, render and speedrun begin with."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from doctor.background import Background
+from doctor.errors import DoctorError, Unknown
+from doctor.facts import Facts, from_json
+from doctor.findings.context import Context
+from doctor.offers import Offers
+from doctor.plan import Plan, Wishes
+from doctor.planner import Target, check_wishes, plan, wheels
+from doctor.survey import survey
+from doctor.system import System
+from doctor.tables import Tables
+
+AREAS = frozenset({"host", "python", "nvidia", "ascend", "torch", "rust", "storage"})
+
+SECONDS = 2.0
+"""For looking and asking together; whoever waits for a plan waits for a decision, not for a server."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A plan, and what it was made of."""
+
+    plan: Plan
+    facts: Facts
+    tables: Tables
+
+
+def decide(
+    system: System,
+    wishes: Wishes,
+    *,
+    python: str | None = None,
+    facts_file: Path | None = None,
+    offline: bool = False,
+    debug: bool = False,
+) -> Decided:
+    """Look at the machine (or read its facts) and plan.
+
+    Args:
+        python: the environment to plan for; default: the one that runs this tool.
+        offline: ask no index. Below a root and for a facts file none is asked anyway.
+
+    Raises:
+        WrongUsage: a wish that is wrong in itself.
+        DoctorError: wish and machine do not go together, or the facts file cannot be read.
+    """
+    began = time.monotonic()
+    tables = Tables()
+    check_wishes(wishes, tables)
+    if system.live and facts_file is None:
+        python = python or own_python()
+    facts = (
+        read_facts(facts_file)
+        if facts_file
+        else survey(system, tables, areas=AREAS, python=python, debug=debug)
+    )
+    target = target_of(facts)
+    if python is None:
+        return Decided(plan(facts, tables, wishes, target), facts, tables)
+    target = replace(target, python=_shown(target.python), launcher=launcher())
+    made = plan(facts, tables, wishes, target)
+    # Only now: a machine that has what it needs asks nobody.
+    wants_torch = made.torch is not None and made.torch.requirement is not None
+    wants_data = made.launch is not None and bool(made.launch.shards)
+    if not offline and (wants_torch or wants_data):
+        end = began + SECONDS
+        hub = Background(lambda: _hub(system, tables), "the hub") if wants_data else None
+        offers = None
+        if wants_torch:
+            seconds = end - time.monotonic()
+            offers = _ask(system, Context(facts, tables), made.route, python, seconds)
+        mirror = _within(hub, end) if hub else None
+        made = plan(facts, tables, wishes, target, offers, mirror)
+    return Decided(made, facts, tables)
+
+
+def _hub(system: System, tables: Tables) -> str | None:
+    """The mirror of the hub to use: one that answers where the hub does not; none where the user names one."""
+    from doctor.probe.network import Question, ask
+
+    if system.env.get("HF_ENDPOINT"):
+        return None
+    rows = [row for row in tables.rows("mirrors", "endpoint") if row["kind"] == "hub"]
+    calls = {
+        row["url"]: Background(
+            partial(ask, Question(row["name"], "hub", row["url"] + row["probe"])), row["name"]
+        )
+        for row in rows
+    }
+    for url, call in calls.items():
+        if call.result().reachable:
+            return url if url != rows[0]["url"] else None
+    return None
+
+
+def _within(call: Background[str | None], end: float) -> str | None:
+    """An answer, if it is there in time."""
+    try:
+        return call.result(max(0.0, end - time.monotonic()))
+    except Unknown:
+        return None
+
+
+def _ask(system: System, context: Context, route: str, python: str, seconds: float) -> Offers:
+    """What the indexes have that could serve this machine."""
+    from doctor.index import ask
+    from doctor.index_address import default_index
+    from doctor.index_cache import cache_folder
+    from doctor.probe import python_env
+
+    try:
+        env = python_env.environment(system, python_env.choose(system, python))
+    except Unknown:
+        env = None
+    return ask(
+        context.tables,
+        python=context.python_minor,
+        cpu_arch=wheels.cpu_arch(context.facts.host),
+        variants=wheels.variants(context, route),
+        default_index=default_index(system, env),
+        cache=cache_folder(system.env),
+        seconds=max(0.5, seconds),
+    )
+
+
+def read_facts(path: Path) -> Facts:
+    """Read a facts file; what `check --json` prints will do, too.
+
+    Raises:
+        DoctorError: it cannot be read, is no JSON, or of another schema.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DoctorError(f"The facts file {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise DoctorError(
+            f"The facts file {path} is no JSON ({error}); 'nanochat-doctor facts' prints one."
+        ) from error
+    return from_json(data.get("facts", data) if isinstance(data, dict) else data)
+
+
+def own_python() -> str:
+    """The environment that apply works in: that of this tool, or .venv of the checkout."""
+    if sys.prefix != sys.base_prefix:
+        return sys.executable
+    made = checkout() / ".venv" / "bin" / "python"
+    return str(made) if made.exists() else sys.executable
+
+
+def checkout() -> Path:
+    """The folder of the checkout; for an installed wheel, the current one."""
+    here = Path(__file__).resolve().parent.parent
+    return here if (here / "build" / "codes.toml").is_file() else Path.cwd()
+
+
+def launcher() -> str:
+    """How this tool is called from the checkout."""
+    return "./nanochat-doctor" if (checkout() / "nanochat-doctor").is_file() else "nanochat-doctor"
+
+
+def _shown(python: str) -> str:
+    """The interpreter as commands typed in the checkout name it."""
+    inside = os.path.relpath(python, checkout())
+    return python if inside.startswith("..") else inside
+
+
+def target_of(facts: Facts) -> Target:
+    """Where steps install on a machine that is known by its facts."""
+    python, host = facts.python, facts.host
+    uv = bool(host and "uv" in host.tools)
+    if python is None or python.executable is None:
+        return Target(".venv/bin/python", "python3", uv)
+    if python.externally_managed or (python.prefix == "/usr" and not python.venv):
+        # A system's Python belongs to its packages: the steps install beside it.
+        return Target(".venv/bin/python", python.executable, uv)
+    return Target(python.executable, None, uv)

@@ -1,0 +1,126 @@
+"""What a route is asked, and what it answers: one machine, its findings, the wishes; a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from doctor.facts import Facts
+from doctor.findings import ERROR, Finding, examine
+from doctor.findings.context import Context
+from doctor.offers import Offers
+from doctor.plan import Build, TorchChoice, Wishes
+from doctor.planner.wheels import Pick
+from doctor.tables import Tables
+
+BLOCKING: Mapping[str, frozenset[str]] = {
+    "npu": frozenset(
+        {
+            "npu.driver-missing",
+            "npu.no-devices-visible",
+            "npu.init-failed",
+            "npu.cann-missing",
+            "npu.driver-cann-mismatch",
+        }
+    ),
+    "cuda": frozenset(
+        {
+            "cuda.driver-missing",
+            "cuda.driver-library-mismatch",
+            "cuda.no-devices-visible",
+            "cuda.init-failed",
+        }
+    ),
+}
+"""Findings without whose cure no torch runs on the devices of a kind, whichever it is."""
+
+BLOCKING_ALL = frozenset({"host.python-32bit", "host.python-too-old"})
+"""The same for all kinds."""
+
+KINDS = ("npu", "cuda", "mps", "cpu")
+"""Kinds of device, the first that a machine has counts."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A route that serves the machine."""
+
+    route: str
+    kind: str
+    reason: str
+    torch: TorchChoice | None
+    build: Build | None = None
+    pick: Pick | None = None
+    findings: tuple[Finding, ...] = ()
+    """What the route runs into, beyond what check finds."""
+    hours: float = 0.0
+    """Of a build."""
+    network_mb: int = 0
+    disk_mb: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Question:
+    """One machine, what is known beside it, and what the user asks for."""
+
+    facts: Facts
+    tables: Tables
+    wishes: Wishes
+    offers: Offers | None
+    context: Context = field(init=False)
+    findings: list[Finding] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.context = Context(self.facts, self.tables)
+        self.findings = examine(self.facts, self.tables)
+
+    def blockers(self, kind: str) -> list[Finding]:
+        """What keeps every torch from the devices of a kind."""
+        codes = BLOCKING.get(kind, frozenset()) | BLOCKING_ALL
+        found = [f for f in self.findings if f.severity == ERROR and f.code in codes]
+        masked = self._some_are_masked(kind)
+        return [f for f in found if not (masked and f.code.endswith(".no-devices-visible"))]
+
+    def _some_are_masked(self, kind: str) -> bool:
+        """Whether a variable names devices that do not exist, and some that do."""
+        area = self.facts.nvidia if kind == "cuda" else self.facts.ascend
+        return bool(area and area.visible_variable and area.visible)
+
+
+def kinds(question: Question) -> list[str]:
+    """Kinds of device that could do the work here, best first.
+
+    The CPU is the last resort only where there is no accelerator at all: a machine whose accelerator does not work
+    wants a cure, not a slow run. Whoever wants the CPU asks for it, by route or profile.
+    """
+    context, wishes = question.context, question.wishes
+    host = question.facts.host
+    if wishes.route == "cpu-wheel" or _profile_kind(question) == "cpu":
+        return ["cpu"]
+    if wishes.route == "mps-wheel":
+        return ["mps"]
+    found = [
+        kind
+        for kind, there in (
+            ("npu", context.has_npu),
+            ("cuda", context.has_nvidia and _alive(question)),
+            ("mps", bool(host and host.os == "Darwin" and host.arch == "arm64")),
+        )
+        if there
+    ]
+    return found or ["cpu"]
+
+
+def _profile_kind(question: Question) -> str | None:
+    if question.wishes.profile is None:
+        return None
+    return question.tables.profile(question.wishes.profile).get("device_type")
+
+
+def _alive(question: Question) -> bool:
+    """Whether NVIDIA cards are there to be used: a card given to a virtual machine is not."""
+    nvidia = question.facts.nvidia
+    return bool(nvidia and nvidia.gpus) or any(
+        f.code.startswith("cuda.") for f in question.findings
+    )

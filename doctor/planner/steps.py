@@ -1,0 +1,209 @@
+"""What apply does for a route: commands, and what they cost in network, disk and time."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from doctor.facts import Facts, TorchNpu
+from doctor.plan import Launch, Step
+from doctor.planner.commands import Target, doctor, install, make_environment, module, uninstall
+from doctor.planner.question import Decision
+from doctor.tables import Row, Tables
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MB_PER_MINUTE = 750
+"""Of a line of 100 Mbit/s, the assumption behind all minutes."""
+
+SHARD_MB = 100
+"""A published shard (nanochat.dataset), on the line and on disk."""
+
+INSTALLING = ("keep", "local-build", "torch-npu-wheel", "stable-wheel", "nightly-wheel", "source-build",
+              "cpu-wheel", "mps-wheel")  # fmt: skip
+"""Routes after which the trainer can be installed."""
+
+
+def steps(
+    decision: Decision,
+    launch: Launch | None,
+    facts: Facts,
+    tables: Tables,
+    target: Target,
+    option: str = "--index-url",
+) -> tuple[Step, ...]:
+    """The steps of a decision, in order; what is there already is found out when they are carried out.
+
+    Args:
+        target: where to install.
+        option: how pip is pointed to torch's index.
+    """
+    if decision.route not in INSTALLING:
+        return ()
+    found = [*_environment(target), *_torch(decision, facts, tables, target, option)]
+    found += [_trainer(tables, target), _rustbpe(target)]
+    if launch:
+        found += _data(launch, target)
+    return tuple(found)
+
+
+def _environment(target: Target) -> Iterator[Step]:
+    if target.base_python:
+        title = f"Make an environment in {target.folder}"
+        yield Step("environment", title, (make_environment(target),), disk_mb=30, minutes=0.2)
+
+
+def _torch(
+    decision: Decision, facts: Facts, tables: Tables, target: Target, option: str
+) -> Iterator[Step]:
+    torch = decision.torch
+    assert torch is not None
+    if decision.route == "keep":
+        yield from _lacking_packages(decision, facts, target)
+        return
+    if decision.route == "local-build":
+        needs = [str(row["package"]) for row in tables.rows("torch", "runtime")]
+        in_the_way = facts.torch and facts.torch.installed
+        commands = (
+            *([uninstall(target, "torch")] if in_the_way else []),
+            install(target, needs),
+            module(target, "doctor.builder.local_tree", torch.path or ""),
+        )
+        yield Step("torch", f"Use the PyTorch tree at {torch.path}", commands, 20, 60, 0.2)
+        return
+    if decision.route == "source-build":
+        assert decision.build is not None
+        words = [word for arch in decision.build.archs for word in ("--arch", arch)]
+        words += ["--libuv" if decision.build.libuv else "--no-libuv", "--install", target.python]
+        yield Step(
+            "torch",
+            f"Build PyTorch for {', '.join(decision.build.archs)} and install it",
+            (doctor(target, "build-torch", *words),),
+            decision.network_mb,
+            decision.disk_mb,
+            decision.hours * 60,
+        )
+        return
+    assert torch.requirement is not None
+    again = bool(facts.torch and facts.torch.installed)
+    cost = footprint(tables, torch.cuda)
+    pick = decision.pick
+    network = int(cost["network_mb"])
+    if pick and pick.size_mb:
+        network = pick.size_mb + int(cost["libraries_mb"])
+    command = install(
+        target,
+        [torch.requirement],
+        index=torch.index_url,
+        option=option,
+        again=again,
+        pre=decision.route == "nightly-wheel",
+    )
+    name = f"torch {torch.version}" if torch.version else "the newest nightly of torch"
+    yield _sized("torch", f"Install {name}", (command,), network, int(cost["disk_mb"]))
+    if torch.torch_npu:
+        npu = footprint(tables, "npu")
+        yield _sized(
+            "torch-npu",
+            f"Install torch_npu {torch.torch_npu} and what it imports",
+            (install(target, torch.companions),),
+            int(npu["network_mb"]),
+            int(npu["disk_mb"]),
+        )
+
+
+def _lacking_packages(decision: Decision, facts: Facts, target: Target) -> Iterator[Step]:
+    """What an installed torch_npu imports and nobody installed."""
+    npu = facts.ascend.torch_npu if facts.ascend and decision.kind == "npu" else None
+    if npu is None or not (npu.missing_packages or npu.unfit_packages):
+        return
+    wanted = [*npu.missing_packages, *unmet_requirements(npu)]
+    title = "Install what torch_npu imports and is not here"
+    yield Step("torch-npu", title, (install(target, wanted),), 60, 200, 0.3)
+
+
+def unmet_requirements(npu: TorchNpu) -> list[str]:
+    """`numpy 2.1.0 (needs <2)` -> `numpy<2`."""
+    matches = (re.match(r"(\S+) \S+ \(needs (.*)\)", text) for text in npu.unfit_packages)
+    return [match[1] + match[2] for match in matches if match]
+
+
+def footprint(tables: Tables, flavour: str | None) -> Row:
+    """What a torch costs: the row of a CUDA's major version, of `npu`, or of the CPU build."""
+    wanted = "cpu" if flavour is None else flavour.partition(".")[0]
+    rows = {row["flavour"]: row for row in tables.rows("torch", "footprint")}
+    return rows.get(wanted) or rows[max(name for name in rows if name.isdigit())]
+
+
+def _trainer(tables: Tables, target: Target) -> Step:
+    cost = footprint(tables, "trainer")
+    return _sized(
+        "trainer",
+        "Install what else the trainer imports",
+        (install(target, trainer_requirements()),),
+        int(cost["network_mb"]),
+        int(cost["disk_mb"]),
+    )
+
+
+@functools.cache
+def trainer_requirements() -> tuple[str, ...]:
+    """The requirements of this distribution's extra `train`, without torch, which the plan chooses.
+
+    A checkout's own pyproject.toml counts more than the metadata of the day on which it was installed.
+    """
+    from packaging.requirements import Requirement
+
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
+    if pyproject.is_file():
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+        lines = [Requirement(line) for line in project["optional-dependencies"]["train"]]
+    else:
+        import importlib.metadata  # slow, and not needed in a checkout
+
+        every = map(Requirement, importlib.metadata.requires("nanochat-doctor") or ())
+        lines = [
+            r
+            for r in every
+            if r.marker
+            and r.marker.evaluate({"extra": "train"})
+            and not r.marker.evaluate({"extra": ""})
+        ]
+    return tuple(f"{r.name}{r.specifier}" for r in lines if r.name != "torch")
+
+
+def _rustbpe(target: Target) -> Step:
+    command = doctor(target, "build-rustbpe", "--python", target.python)
+    return Step("rustbpe", "Build the tokenizer crate and install it", (command,), 25, 120, 1.5)
+
+
+def _data(launch: Launch, target: Target) -> Iterator[Step]:
+    if launch.shards:
+        arguments = ["--num-files", str(launch.shards), "--source", launch.data]
+        size = (launch.shards + 1) * SHARD_MB  # and the one that validation reads
+        yield _sized(
+            "data",
+            f"Fetch {launch.shards} shards of {launch.data}",
+            (module(target, "nanochat.dataset", *arguments),),
+            size,
+            size,
+        )
+    if launch.core_metric:
+        yield _sized(
+            "eval-bundle",
+            "Fetch the evaluation bundle",
+            (module(target, "nanochat.bundle"),),
+            165,
+            700,
+        )
+
+
+def _sized(name: str, title: str, commands: tuple[str, ...], network_mb: int, disk_mb: int) -> Step:
+    minutes = network_mb / MB_PER_MINUTE + disk_mb / 10000
+    return Step(name, title, commands, network_mb, disk_mb, round(minutes, 1))

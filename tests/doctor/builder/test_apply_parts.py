@@ -1,0 +1,374 @@
+"""The parts of apply one by one: journal, lock, logs, causes, rehearsals, command lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from doctor.builder import changes, child, commands, effects, integrity, proven
+from doctor.builder.causes import cause
+from doctor.builder.changes import Change
+from doctor.builder.journal import BEGIN, BROKEN, DONE, REPAIRED, Journal
+from doctor.builder.lock import exclusive
+from doctor.builder.place import target
+from doctor.errors import DoctorError, WrongUsage
+
+# --- journal
+
+
+def test_a_journal_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    Journal(path).add(BEGIN, "torch", "p", unowned=["x"])
+    (entry,) = Journal(path).entries
+    assert (entry.event, entry.step, entry.plan, entry.details) == (
+        BEGIN,
+        "torch",
+        "p",
+        {"unowned": ["x"]},
+    )
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_a_torn_last_line_costs_nothing_but_itself(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.add(BEGIN, "torch", "p")
+    journal.add(DONE, "torch", "p")
+    path.write_bytes(path.read_bytes()[:-cut])
+    again = Journal(path)
+    again.add(BEGIN, "trainer", "p")
+    read = [(e.step, e.event) for e in Journal(path).entries]
+    assert read[0] == ("torch", BEGIN) and read[-1] == ("trainer", BEGIN)
+    assert len(read) == (3 if cut == 1 else 2), "the line end alone is no loss"
+
+
+@pytest.mark.parametrize("text", ['{"schema": 99}\n', "no JSON at all\n", "[]\n", "\0\0\0"])
+def test_a_journal_of_another_schema_is_moved_aside(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text(text)
+    assert Journal(path).entries == []
+    (aside,) = (p for p in tmp_path.iterdir() if p != path)
+    assert aside.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("events", "open_step"),
+    [
+        ((), None),
+        ((BEGIN,), "s0"),
+        ((BEGIN, DONE), None),
+        ((BEGIN, BROKEN), "s0"),
+        ((BEGIN, BROKEN, BEGIN), "s0"),
+        ((BEGIN, BROKEN, REPAIRED), None),
+        ((BEGIN, BROKEN, REPAIRED, BEGIN), "s3"),
+    ],
+)
+def test_what_was_not_ended_is_unfinished(
+    tmp_path: Path, events: tuple[str, ...], open_step: str | None
+) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for number, event in enumerate(events):
+        journal.add(event, f"s{number}", "p")
+    found = journal.unfinished()
+    assert (found.step if found else None) == open_step
+
+
+# --- lock
+
+
+def test_the_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "x" / "lock"
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom doctor.builder.lock import exclusive\n"
+        "with exclusive(Path(sys.argv[1]), wait=False, say=print): os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[3])
+    assert done.returncode == -9 and path.read_text()
+    with exclusive(path, wait=False, say=print):
+        assert json.loads(path.read_text())[0] == os.getpid()
+    assert path.read_text() == ""
+
+
+def test_a_holder_that_lives_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x" / "lock"
+    with (
+        exclusive(path, wait=False, say=print),
+        pytest.raises(DoctorError, match=f"process {os.getpid()} is already changing {tmp_path}"),
+        exclusive(path, wait=False, say=print),
+    ):
+        pass
+    with exclusive(path, wait=False, say=print):
+        pass
+
+
+# --- commands
+
+
+def run(tmp_path: Path, code: str, seconds: float = 20) -> tuple[child.Ended, str]:
+    log = tmp_path / "logs" / "x.log"
+    line = commands.Line({}, (sys.executable, "-c", code))
+    ended = child.run(line, cwd=tmp_path, env=os.environ, log=log, seconds=seconds)
+    return ended, log.read_text()
+
+
+def test_a_log_has_every_line_with_its_time(tmp_path: Path) -> None:
+    ended, log = run(tmp_path, "print('one'); print('two\\rthree', end='')")
+    assert ended == child.Ended(0, ("one", "two", "three"))
+    stamps = [line.partition(" ")[0] for line in log.splitlines()]
+    assert all(time.strptime(stamp, "%Y-%m-%dT%H:%M:%S") for stamp in stamps)
+    assert [line.partition(" ")[2] for line in log.splitlines()][1:] == [
+        "one",
+        "two",
+        "three",
+        "status 0",
+    ]
+
+
+def test_a_server_that_a_command_leaves_behind_is_not_waited_for(tmp_path: Path) -> None:
+    code = "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid)"
+    began = time.monotonic()
+    ended, _ = run(tmp_path, code)
+    assert ended.status == 0 and time.monotonic() - began < 20
+    os.kill(int(ended.tail[0]), signal.SIGKILL)
+
+
+def test_all_that_a_command_started_ends_with_its_time(tmp_path: Path) -> None:
+    code = "import subprocess, time; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); time.sleep(60)"
+    ended, _ = run(tmp_path, code, seconds=1.0)
+    assert ended.expired
+    pid = int(ended.tail[0])
+    for _ in range(100):
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    raise AssertionError("the child of the command lives on")
+
+
+def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+    line = commands.Line({}, ("no-such-program",))
+    ended = child.run(line, cwd=tmp_path, env=os.environ, log=tmp_path / "l", seconds=5)
+    assert ended.status == 127 and "cannot be started" in ended.tail[0]
+
+
+def test_credentials_stay_out_of_the_log(tmp_path: Path) -> None:
+    line = commands.Line({}, ("true", "--index-url", "https://me:secret@host/simple"))
+    child.run(line, cwd=tmp_path, env=os.environ, log=tmp_path / "l", seconds=5)
+    assert "secret" not in (tmp_path / "l").read_text()
+
+
+# --- command lines
+
+
+@pytest.mark.parametrize(
+    ("command", "tool", "index"),
+    [
+        ("uv pip install --python p torch", "uv", None),
+        ("/o/bin/uv pip install --default-index http://h/a torch", "uv", "http://h/a"),
+        ("python -m uv pip install torch", "uv", None),
+        ("python -m pip install --index-url=http://h/b torch", "pip", "http://h/b"),
+        ("python -I -m pip install -i http://h/c torch", "pip", "http://h/c"),
+        ("pip3.12 install torch", "pip", None),
+        ("pip uninstall install", None, None),
+        ("python -m nanochat.dataset -n 8", None, None),
+        ("./nanochat-doctor build-rustbpe --python install", None, None),
+    ],
+)
+def test_a_line_says_what_installs_and_from_where(
+    command: str, tool: str | None, index: str | None
+) -> None:
+    line = commands.parse(command)
+    assert (line.tool, line.index) == (tool, index)
+
+
+def test_variables_before_a_command(tmp_path: Path) -> None:
+    line = commands.parse("A=1 B='x y' program word")
+    assert line == commands.Line({"A": "1", "B": "x y"}, ("program", "word"))
+    assert commands.variables(line, {"A": "0", "C": "2"}, None).items() >= {("A", "1"), ("C", "2")}
+
+
+def test_an_index_that_is_named_is_the_only_one() -> None:
+    base = {"PIP_EXTRA_INDEX_URL": "http://x", "UV_INDEX": "http://y", "PIP_INDEX_URL": "http://z"}
+    named = commands.variables(commands.parse("pip install --index-url http://i torch"), base, None)
+    assert not {"PIP_EXTRA_INDEX_URL", "UV_INDEX"} & named.keys()
+    other = commands.variables(commands.parse("pip install torch"), base, None)
+    assert other["UV_INDEX"] == "http://y" and other["UV_DEFAULT_INDEX"] == "http://z"
+
+
+def test_install_commands() -> None:
+    words = {"index_url": "http://i", "reinstall": ["torch"], "no_deps": True}
+    uv = commands.install_command("/e/bin/python", ["torch==2"], uv="uv", **words)  # type: ignore[arg-type]
+    assert uv == (
+        "uv pip install --python /e/bin/python --reinstall-package torch --no-deps "
+        "--default-index http://i torch==2"
+    )
+    pip = commands.install_command("/e/bin/python", ["a b"], uv=None, constraints="c", **words)  # type: ignore[arg-type]
+    assert pip == (
+        "/e/bin/python -m pip install --force-reinstall --no-deps --constraint c --index-url http://i 'a b'"
+    )
+    assert commands.uninstall_command("p", ["a"], uv=None) == "p -m pip uninstall --yes a"
+
+
+# --- what tools say
+
+
+def test_what_uv_says_of_a_rehearsal() -> None:
+    text = """Using Python 3.11.7 environment at: /e
+Resolved 3 packages in 120ms
+Would download 1 package
+Would uninstall 2 packages
+Would install 2 packages
+ - old-one==1.0
+ - torch==2.13.0+cpu
+ + torch==2.14.0+cpu
+ + Tiny_Num==2.0 (from file:///x/tiny)
+ ~ again==3
+"""
+    assert changes.parse_uv(text) == (
+        Change("old-one", "1.0", None),
+        Change("torch", "2.13.0+cpu", "2.14.0+cpu"),
+        Change("tiny-num", None, "2.0"),
+        Change("again", "3", "3"),
+    )
+    assert changes.parse_uv("Checked 2 packages in 1ms\nWould make no changes\n") == ()
+
+
+def test_what_pip_reports() -> None:
+    text = json.dumps({"install": [{"metadata": {"name": "Torch", "version": "2"}}]})
+    assert changes.parse_pip(text, {"torch": "1"}) == (Change("torch", "1", "2"),)
+    assert changes.parse_pip("{", {}) is None
+    assert changes.parse_pip("[]", {}) is None
+
+
+def test_changes_are_told_in_short() -> None:
+    many = [Change(f"n{i}", None, "1") for i in range(9)]
+    lines = changes.describe([*many, Change("torch", "1", "2"), Change("gone", "1", None)])
+    assert lines == [
+        "replaces torch 1 → 2",
+        "removes gone 1",
+        "adds n0 1, n1 1, n2 1, n3 1, n4 1, n5 1, and 3 more",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("OSError: [Errno 28] No space left on device", "full"),
+        (
+            "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.",
+            "hash differs",
+        ),
+        ("  cause: Hash mismatch for `torch==2.14.0`", "hash differs"),
+        ("error: externally-managed-environment", "belongs to the system"),
+        (
+            "ERROR: torch-2-cp38-cp38-macosx.whl is not a supported wheel on this platform.",
+            "no wheel",
+        ),
+        ("zipfile.BadZipFile: Bad CRC-32 for file", "cut or damaged"),
+        ("ReadTimeoutError: Read timed out. (read timeout=3)", "in time"),
+        ("HTTP status server error (500 Internal Server Error) for url", "an error of its own"),
+        ("  cause: dns error: failed to lookup address information", "could not be reached"),
+        ("[Errno 101] Network is unreachable", "could not be reached"),
+        ("ERROR: No matching distribution found for torch==9", "no such version"),
+        ("/e/bin/python: No module named pip", "has no pip"),
+    ],
+)
+def test_the_cause_of_a_failure(line: str, word: str) -> None:
+    found = cause(["Collecting torch", line])
+    assert found is not None and word in found[0]
+
+
+def test_an_unknown_failure_has_no_cause() -> None:
+    assert cause(["something else"]) is None
+
+
+# --- packages that are not whole
+
+
+def make_package(site: Path, name: str, files: dict[str, str]) -> Path:
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    for path, text in files.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_text(text)
+    (info / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n")
+    (info / "INSTALLER").write_text("uv\n")
+    rows = "".join(f"{path},sha256=x,{len(text)}\n" for path, text in files.items())
+    (info / "RECORD").write_text(f"{rows}{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
+    return info
+
+
+def test_a_package_is_whole_or_not(tmp_path: Path) -> None:
+    site = tmp_path / "lib" / "python3.12" / "site-packages"
+    info = make_package(site, "a", {"a/__init__.py": "x", "a/lib.so.1": "long"})
+    assert integrity.damage(info) is None
+    (site / "a" / "__init__.py").write_text("edited by someone")
+    assert integrity.damage(info) is None, "an edit is no damage"
+    (site / "a" / "lib.so.1").write_text("lo")
+    assert integrity.damage(info) == "lacks a/lib.so.1"
+    (info / "RECORD").unlink()
+    assert integrity.damage(info) == "has no RECORD"
+
+
+def test_clearing_takes_no_file_of_others(tmp_path: Path) -> None:
+    site = tmp_path / "lib" / "python3.12" / "site-packages"
+    make_package(site, "good", {"shared/good.py": "x", "good.py": "x"})
+    broken = make_package(
+        site, "bad", {"shared/bad.py": "x", "good.py": "x", "bad/a.py": "x", "bad/b.py": "x"}
+    )
+    (site / "bad" / "b.py").unlink()
+    outside = tmp_path / "precious"
+    outside.write_text("x")
+    (broken / "RECORD").write_text((broken / "RECORD").read_text() + "../../../../precious,,\n")
+    (site / "users.pth").write_text("")
+    (site / "~ood").mkdir()
+    removed = integrity.clear(site, known_damage=(), known_unowned=("users.pth",))
+    assert removed == ["bad-1.0.dist-info", "~ood"]
+    left = sorted(
+        str(p.relative_to(site))
+        for p in site.rglob("*")
+        if p.is_file() and "dist-info" not in str(p)
+    )
+    assert left == ["good.py", "shared/good.py", "users.pth"]
+    assert outside.exists()
+
+
+# --- the rest
+
+
+def test_the_set_that_was_proven_last(tmp_path: Path) -> None:
+    assert proven.last_proven(tmp_path) == ()
+    proven.remember_proven(tmp_path, ["torch==2.16.0.dev20261120+cu130", "triton==3.6"])
+    assert proven.last_proven(tmp_path) == ("torch==2.16.0.dev20261120+cu130", "triton==3.6")
+    (tmp_path / proven.NAME).write_text("{")
+    assert proven.last_proven(tmp_path) == ()
+
+
+@pytest.mark.parametrize("path", ["", "python", "/", "/tmp"])
+def test_a_path_that_is_no_interpreter(path: str, tmp_path: Path) -> None:
+    with pytest.raises(WrongUsage, match="is no interpreter"):
+        target(path or str(tmp_path), tmp_path)
+
+
+def test_a_program_that_is_no_python(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "python"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho no\n")
+    program.chmod(0o755)
+    with pytest.raises(WrongUsage, match="name another interpreter"):
+        target(str(program), tmp_path)
+
+
+def test_what_the_trainer_needs_is_read_from_the_project() -> None:
+    found = effects.trainer_requirements(Path(__file__).parents[3])
+    assert any(line.startswith("pyarrow") for line in found)
+    assert not any(line.startswith("torch>") for line in found)
+    with pytest.raises(DoctorError, match="run this in a checkout"):
+        effects.trainer_requirements(Path(__file__).parent)

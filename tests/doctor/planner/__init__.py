@@ -1,0 +1,1 @@
+"""Tests of doctor.planner; a package, so that files here may bear the names of files elsewhere."""
