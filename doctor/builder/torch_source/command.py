@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from doctor.errors import DoctorError, WrongUsage
+
+if TYPE_CHECKING:
+    from doctor.builder.torch_source.events import Reporter
+    from doctor.builder.torch_source.session import Outlook
+    from doctor.system import System
+    from doctor.tables import Tables
 
 
 @click.command("build-torch")
@@ -37,9 +43,8 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
                 python: str | None, dry_run: bool, resume: bool, as_json: bool) -> int:  # fmt: skip
     """Build PyTorch from source, prove the wheel, and keep it for the next time."""
     from doctor.builder.torch_source import page, session
-    from doctor.builder.torch_source.builder import BuildFailed
     from doctor.builder.torch_source.events import Reporter
-    from doctor.builder.torch_source.run import Stopped, stoppable
+    from doctor.builder.torch_source.preflight import stops
     from doctor.plan import Wishes
     from doctor.survey import survey
     from doctor.system import System
@@ -48,24 +53,14 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
     system, tables = System(obj["root"]), Tables()
     if not system.live and not dry_run:
         raise WrongUsage("--root is for looking only; with build-torch it needs --dry-run.")
-    if python is not None and not Path(python).is_file():
-        raise WrongUsage(f"--python {python}: there is no such program; name an interpreter.")
-    if cuda_home is not None:
-        cuda_home = str(Path(cuda_home).absolute()).rstrip("/") if system.live else cuda_home
-        if not system.is_dir(cuda_home):
-            raise WrongUsage(
-                f"--cuda-home {cuda_home} is no folder; name a toolkit that is installed."
-            )
-        cuda_home = system.real(cuda_home)
-        system.env["CUDA_HOME"] = cuda_home
+    cuda_home = _checked(system, python, cuda_home, dry_run)
     request = session.Request(
         Wishes(archs=archs, libuv=libuv), source, ref, jobs, cuda_home, out, resume
     )
-    areas = {"host", "python", "nvidia", "storage"}
     facts = survey(
         system,
         tables,
-        areas=areas,
+        areas={"host", "python", "nvidia", "storage"},
         python=python and str(Path(python).absolute()),
         debug=obj["debug"],
     )
@@ -75,8 +70,32 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
             Reporter(out=sys.stdout).event("plan", **page.to_json(outlook))
         else:
             page.print_outlook(outlook, sys.stdout)
-        return int(any(f.severity == "error" for f in outlook.findings))
-    reporter = Reporter(out=sys.stdout if as_json else None)
+        return int(stops(outlook.findings))
+    return _carry_out(outlook, system, tables, Reporter(out=sys.stdout if as_json else None))
+
+
+def _checked(
+    system: System, python: str | None, cuda_home: str | None, dry_run: bool
+) -> str | None:
+    """Refuse what is wrong in itself; the toolkit as the probes will name it."""
+    if not system.live and not dry_run:
+        raise WrongUsage("--root is for looking only; with build-torch it needs --dry-run.")
+    if python is not None and not Path(python).is_file():
+        raise WrongUsage(f"--python {python}: there is no such program; name an interpreter.")
+    if cuda_home is None:
+        return None
+    named = str(Path(cuda_home).absolute()) if system.live else cuda_home
+    if not system.is_dir(named):
+        raise WrongUsage(f"--cuda-home {named} is no folder; name a toolkit that is installed.")
+    system.env["CUDA_HOME"] = system.real(named)
+    return system.env["CUDA_HOME"]
+
+
+def _carry_out(outlook: Outlook, system: System, tables: Tables, reporter: Reporter) -> int:
+    from doctor.builder.torch_source import session
+    from doctor.builder.torch_source.builder import BuildFailed
+    from doctor.builder.torch_source.run import Stopped, stoppable
+
     for note in outlook.notes:
         reporter.event("note", f"Note: {note}")
     for finding in outlook.findings:
@@ -94,10 +113,10 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
         )
         return 128 + stop.number
     except DoctorError as error:
-        if as_json:
+        if reporter.out is not None:
             code = error.failure.code if isinstance(error, BuildFailed) else None
             reporter.event("failed", str(error), code=code)
         raise
-    if not as_json:
+    if reporter.out is None:
         click.echo(str(built.wheel))
     return 0

@@ -251,8 +251,8 @@ def carry_out(outlook: Outlook, system: System, tables: Tables, reporter: Report
     if outlook.ref is not None:
         outlook.folder.mkdir(parents=True, exist_ok=True)
         with build_folder.locked(outlook.folder):
-            urls = source.origins(tables)
-            source.clone(outlook.folder, outlook.ref, urls, env=env, log=log, reporter=reporter)
+            places = source.origins(tables)
+            source.clone(outlook.folder, outlook.ref, places, env=env, log=log, reporter=reporter)
         again = look_ahead(request, system, facts, tables)
         _refuse(again)
         outlook, tree = again, again.tree

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from doctor.builder.torch_source.events import Reporter
@@ -47,15 +48,39 @@ def newest_release(tables: Tables, python: str | None) -> str:
     return f"v{max(row.get('versions') or [row['torch'] + '.0'], key=parts)}"
 
 
-def origins(tables: Tables) -> list[str]:
-    """Addresses to clone from, in the order in which they are tried."""
-    return [str(row["url"]) for row in tables.rows("recipes", "origin")]
+@dataclass(frozen=True)
+class Origin:
+    """Where a clone may come from.
+
+    Attributes:
+        url: of the repository.
+        rewrite: (mirror, original) beginnings of addresses, so that submodules come from the mirror, too.
+    """
+
+    url: str
+    rewrite: tuple[str, str] | None = None
+
+    @property
+    def options(self) -> list[str]:
+        """For git, before its command."""
+        return ["-c", f"url.{self.rewrite[0]}.insteadOf={self.rewrite[1]}"] if self.rewrite else []
+
+
+def origins(tables: Tables) -> list[Origin]:
+    """Where to clone from, in the order in which it is tried: PyTorch's own, mirrors of all its host, copies."""
+    first, *copies = (str(row["url"]) for row in tables.rows("recipes", "origin"))
+    mirrors = [
+        Origin(first, (row["url"], row["instead_of"]))
+        for row in tables.rows("mirrors", "mirror")
+        if row["kind"] == "git" and first.startswith(row.get("instead_of", "\0"))
+    ]
+    return [Origin(first), *mirrors, *map(Origin, copies)]
 
 
 def clone(
     folder: Path,
     ref: str,
-    urls: list[str],
+    places: list[Origin],
     *,
     env: Mapping[str, str],
     log: Path,
@@ -75,16 +100,17 @@ def clone(
             )
         if (folder / "CMakeLists.txt").exists() and not any(missing_submodules(folder)):
             return
-    url = _reachable(urls, ref, env)
+    origin = _reachable(places, ref, env)
+    url, git = origin.url, ["git", *origin.options]
     reporter.event("clone", f"Cloning {ref} from {url} …", url=url, ref=ref, folder=str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     steps = [
-        ["git", "init", "--quiet", "."],
-        ["git", "config", "remote.origin.url", url],
-        ["git", "fetch", "--quiet", "--depth", "1", url, f"+refs/tags/{ref}:refs/tags/{ref}"],
-        ["git", "checkout", "--quiet", "--force", "--detach", f"refs/tags/{ref}"],
-        ["git", "submodule", "sync", "--quiet", "--recursive"],
-        ["git", "submodule", "update", "--init", "--recursive", "--force", "--depth", "1",
+        [*git, "init", "--quiet", "."],
+        [*git, "config", "remote.origin.url", url],
+        [*git, "fetch", "--quiet", "--depth", "1", url, f"+refs/tags/{ref}:refs/tags/{ref}"],
+        [*git, "checkout", "--quiet", "--force", "--detach", f"refs/tags/{ref}"],
+        [*git, "submodule", "sync", "--quiet", "--recursive"],
+        [*git, "submodule", "update", "--init", "--recursive", "--force", "--depth", "1",
          "--jobs", str(min(8, (os.cpu_count() or 1) * 2))],
     ]  # fmt: skip
     for number, step in enumerate(steps):
@@ -102,20 +128,33 @@ def _step(step: list[str], folder: Path, env: Mapping[str, str], log: Path) -> N
             lock.unlink(missing_ok=True)
         if run(step, cwd=folder, env=env, log=log, mark=str(folder), heard=heard.append) == 0:
             return
+    name = next(word for word in step[1:] if word != "-c" and not word.startswith("url."))
     said = next((line for line in reversed(heard) if line.strip()), "it says nothing")
     raise DoctorError(
-        f"git {step[1]} failed in {folder}: {said.strip()}; run it again, it goes on where it stopped. "
+        f"git {name} failed in {folder}: {said.strip()}; run it again, it goes on where it stopped. "
         f"The log: {log}"
     )
 
 
-def _reachable(urls: list[str], ref: str, env: Mapping[str, str]) -> str:
+def _reachable(places: list[Origin], ref: str, env: Mapping[str, str]) -> Origin:
     """The first address that has the tag."""
     reasons = []
-    for url in urls:
+    for origin in places:
+        url = (
+            origin.rewrite[0] + origin.url.removeprefix(origin.rewrite[1])
+            if origin.rewrite
+            else origin.url
+        )
         try:
             done = subprocess.run(
-                ["git", "ls-remote", "--exit-code", url, f"refs/tags/{ref}"],
+                [
+                    "git",
+                    *origin.options,
+                    "ls-remote",
+                    "--exit-code",
+                    origin.url,
+                    f"refs/tags/{ref}",
+                ],
                 env={**env, "GIT_TERMINAL_PROMPT": "0"},
                 capture_output=True,
                 text=True,
@@ -131,7 +170,7 @@ def _reachable(urls: list[str], ref: str, env: Mapping[str, str]) -> str:
                 "git is not installed; install it, or name a tree with --source."
             ) from error
         if done.returncode == 0:
-            return url
+            return origin
         said = (done.stderr.strip().splitlines() or [f"it has no tag {ref}"])[-1]
         reasons.append(f"{url}: {said}")
     raise DoctorError(

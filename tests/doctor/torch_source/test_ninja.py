@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from torch_source.standins import Toolbox
 
 from doctor.builder.torch_source import ninja
+from torch_source.standins import Toolbox
 
 PLAN = """\
 ninja_required_version = 1.5

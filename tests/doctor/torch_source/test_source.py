@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from doctor.builder.torch_source.events import Reporter
-from doctor.builder.torch_source.source import clone, newest_release, origins
+from doctor.builder.torch_source.source import Origin, clone, newest_release, origins
 from doctor.builder.torch_source.tree import read_tree
 from doctor.errors import DoctorError
 from doctor.tables import Tables
@@ -30,7 +30,14 @@ def get(folder: Path, *urls: str, ref: str = "v2.9.0") -> str:
     """Clone; what was said."""
     said = io.StringIO()
     env = {**os.environ, **GIT}
-    clone(folder, ref, list(urls), env=env, log=folder.parent / "log", reporter=Reporter(err=said))
+    clone(
+        folder,
+        ref,
+        [Origin(url) for url in urls],
+        env=env,
+        log=folder.parent / "log",
+        reporter=Reporter(err=said),
+    )
     return said.getvalue()
 
 
@@ -94,5 +101,21 @@ def test_the_newest_release_for_a_python() -> None:
         newest_release(TABLES, "2.7")
 
 
+def test_a_mirror_of_the_host_serves_submodules_too(origin: str, tmp_path: Path) -> None:
+    """The submodule's own address leads nowhere from here; the mirror's does."""
+    git(Path(origin), "config", "-f", ".gitmodules", "submodule.third_party/tensorpipe.url",
+        "https://far.invalid/origin-tensorpipe")  # fmt: skip
+    git(Path(origin), "commit", "--quiet", "--all", "-m", "far")
+    git(Path(origin), "tag", "--force", "v2.9.0")
+    place = Origin("https://far.invalid/origin", (f"file://{tmp_path}/", "https://far.invalid/"))
+    folder = tmp_path / "clone"
+    said = io.StringIO()
+    clone(folder, "v2.9.0", [Origin("https://far.invalid/origin"), place], env={**os.environ, **GIT},
+          log=tmp_path / "log", reporter=Reporter(err=said))  # fmt: skip
+    assert read_tree(folder, TABLES).missing == ()
+
+
 def test_origins_are_data() -> None:
-    assert origins(TABLES)[0].startswith("https://") and len(origins(TABLES)) > 1
+    first, *others = origins(TABLES)
+    assert first.url.startswith("https://") and first.rewrite is None
+    assert any(place.rewrite for place in others) and any(not place.rewrite for place in others)
