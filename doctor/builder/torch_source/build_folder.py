@@ -11,7 +11,7 @@ from pathlib import Path
 
 from doctor.builder.torch_source import processes
 from doctor.builder.torch_source.fingerprint import Fingerprint, State, read_state
-from doctor.builder.torch_source.tree import Tree, git
+from doctor.builder.torch_source.tree import Tree, git, remember_files
 from doctor.errors import DoctorError
 
 ASIDE = "build.aside"
@@ -70,6 +70,7 @@ def prepare(tree: Tree, wanted: Fingerprint, resume: bool) -> bool:
         os.rename(parked, build)
         return True
     build.mkdir()
+    remember_files(tree)
     return False
 
 

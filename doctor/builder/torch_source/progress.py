@@ -16,6 +16,9 @@ MB_PER_GB = 1024
 OTHER_SECONDS = 0.5
 """For what is no object: linking, generating, copying."""
 
+LEARN_SECONDS = 60.0
+"""Between two times that what objects cost is written down, for builds that are killed."""
+
 PRIOR_SECONDS = 120.0
 """Work, in seconds of a core, at which the pace so far counts as much as the table's."""
 
@@ -30,6 +33,7 @@ class Meter:
         self.sampler = Sampler(mark)
         self.sample = Sample(0, {})
         self.start = time.monotonic()
+        self.learned = self.start
         self.before = ninja.read_log(build)
         plan = build / "build.ninja"
         text = plan.read_text(errors="surrogateescape") if plan.exists() else ""
@@ -51,8 +55,10 @@ class Meter:
         self._say()
 
     def tick(self) -> None:
-        """Measure memory, about once a second."""
+        """Measure memory, about once a second; write down now and then what was learned."""
         self.sample = self.sampler.sample()
+        if time.monotonic() - self.learned > LEARN_SECONDS:
+            self.learn()
         self._say()
 
     def _say(self, last: bool = False) -> None:
@@ -105,6 +111,7 @@ class Meter:
 
     def learn(self) -> None:
         """Remember what this run's objects took, finished or not."""
+        self.learned = time.monotonic()
         made = {
             name: entry.seconds
             for name, entry in ninja.read_log(self.build).items()

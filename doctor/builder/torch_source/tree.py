@@ -201,7 +201,8 @@ def state_hash(tree: Tree) -> str:
     """Identifies the source to the last changed line.
 
     Of a git tree: commit, differences (in submodules too), and untracked files by size and time; of
-    any other: size and time of every source file that no build writes.
+    any other: size and time of every source file. A build writes among those, so that once one has
+    begun only the files count that were there before (see `remember_files`).
     """
     found = hashlib.sha256((tree.commit or "").encode())
     if tree.commit is not None:
@@ -210,7 +211,8 @@ def state_hash(tree: Tree) -> str:
         others = (git(tree.path, "ls-files", "--others", "--exclude-standard") or "").splitlines()
         files = (tree.path / name for name in sorted(others))
     else:
-        files = iter(_source_files(tree.path))
+        known = _remembered(tree)
+        files = iter(_source_files(tree.path) if known is None else known)
     for file in files:
         try:
             status = file.stat()
@@ -220,6 +222,31 @@ def state_hash(tree: Tree) -> str:
             f"{file.relative_to(tree.path)} {status.st_size} {status.st_mtime_ns}".encode()
         )
     return found.hexdigest()
+
+
+FILES = ".nanochat-doctor.files"
+"""In the build folder of a tree without git: its source files before the first build."""
+
+
+def remember_files(tree: Tree) -> None:
+    """Write down what belongs to the source, before a build adds to it.
+
+    Raises:
+        OSError: the build folder cannot be written.
+    """
+    if tree.commit is None:
+        names = (str(file.relative_to(tree.path)) for file in _source_files(tree.path))
+        (tree.build / FILES).write_text(
+            "\n".join(names), encoding="utf-8", errors="surrogateescape"
+        )
+
+
+def _remembered(tree: Tree) -> list[Path] | None:
+    try:
+        text = (tree.build / FILES).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+    return [tree.path / name for name in text.splitlines()]
 
 
 WRITTEN = (

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from doctor.builder.torch_source.tree import missing_submodules, read_tree, state_hash
+from doctor.builder.torch_source.tree import (
+    missing_submodules,
+    read_tree,
+    remember_files,
+    state_hash,
+)
 from doctor.errors import DoctorError
 from doctor.tables import Tables
 from torch_source.standins import TEMPLATE, Shape, git, make_tree
@@ -56,6 +61,20 @@ def test_what_a_build_writes_does_not_count(tree: Path, tmp_path: Path) -> None:
             (place / name).parent.mkdir(exist_ok=True)
             (place / name).write_text("made")
         assert state_hash(read_tree(place, TABLES)) == before, place
+
+
+def test_what_a_build_generates_among_the_source_does_not_count(tmp_path: Path) -> None:
+    """PyTorch's writes 50 files below torch/csrc; without git only a list of before tells them apart."""
+    place = archive(tmp_path / "archive")
+    tree = read_tree(place, TABLES)
+    before = state_hash(tree)
+    tree.build.mkdir()
+    remember_files(tree)
+    (place / "torch" / "csrc" / "generated").mkdir()
+    (place / "torch" / "csrc" / "generated" / "Functions.cpp").write_text("int x;\n")
+    assert state_hash(read_tree(place, TABLES)) == before
+    (place / "torch" / "csrc" / "Module.cpp").write_text("int y;\n")
+    assert state_hash(read_tree(place, TABLES)) != before
 
 
 def test_submodules_that_are_not_there(tree: Path, tmp_path: Path) -> None:
