@@ -147,9 +147,9 @@ class Builder:
         if not plan.exists():
             return
         narrow = self.jobs.heavy < self.jobs.wide
-        light = self.jobs.light_gb
+        limit = self.jobs.heavy_from_gb
         heavy = ninja.set_pool(
-            plan, lambda name: narrow and self.weights.is_heavy(name, light), self.jobs.heavy
+            plan, lambda name: narrow and self.weights.is_heavy(name, limit), self.jobs.heavy
         )
         self.reporter.event(
             "jobs",

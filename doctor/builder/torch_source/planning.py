@@ -7,6 +7,7 @@ into memory, and an estimate of time and disk. Nothing is run or read here.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,7 +175,18 @@ class Jobs:
     wide: int
     heavy: int
     heavy_gb: float
+    """What the heaviest object takes."""
     light_gb: float
+    """What one of the others takes on average."""
+
+    @property
+    def heavy_from_gb(self) -> float:
+        """An object that takes more than this belongs into the narrow pool."""
+        return (
+            (self.light_gb + self.heavy_gb) / 2
+            if self.heavy_gb > self.light_gb
+            else self.heavy_gb * 1.5
+        )
 
 
 def usable_gb(host: Host | None) -> float | None:
@@ -188,22 +200,38 @@ def usable_gb(host: Host | None) -> float | None:
     return max(0.5, free - max(HEADROOM_GB, free * HEADROOM_SHARE))
 
 
-def fit_jobs(cores: int, memory_gb: float | None, weights: Sequence[Row], cuda: bool) -> Jobs:
-    """As many jobs as cores, as far as memory goes; heavy objects get what light ones leave.
+def fit_jobs(
+    cores: int, memory_gb: float | None, weights: Sequence[Row], heavy_share: float
+) -> Jobs:
+    """Jobs that fit into memory and are done soonest: neither the heavy objects nor the rest hold up the other.
 
     Args:
         memory_gb: what `usable_gb` says; None reckons with 2 GB a core.
-        weights: rows of build/recipes.toml; those marked heavy count in a CUDA build only.
+        weights: rows of build/recipes.toml.
+        heavy_share: of a build's work, what its heavy objects are; 0 for a CPU build.
     """
-    light = max(w["memory_gb"] for w in weights if not w.get("heavy") and _counts(w, cuda))
+    cuda = heavy_share > 0
+    light = _mean(w["memory_gb"] for w in weights if not w.get("heavy") and _counts(w, cuda))
     heavy = max((w["memory_gb"] for w in weights if w.get("heavy") and cuda), default=light)
     memory = 2.0 * cores if memory_gb is None else memory_gb
-    for wide in range(cores, 0, -1):
+    best, soonest = Jobs(1, 1, heavy, light), math.inf
+    for wide in range(1, cores + 1):
         spare = memory - wide * light
-        if spare >= heavy - light:
-            narrow = wide if heavy == light else min(wide, int(spare // (heavy - light)))
-            return Jobs(wide, max(1, narrow), heavy, light)
-    return Jobs(1, 1, heavy, light)
+        narrow = wide if heavy <= light else min(wide, int(spare // (heavy - light)))
+        time = pace(wide, narrow, heavy_share) if spare >= 0 and narrow >= 1 else math.inf
+        if time < math.inf and time <= soonest:
+            best, soonest = Jobs(wide, narrow, heavy, light), time
+    return best
+
+
+def pace(wide: int, heavy: int, heavy_share: float) -> float:
+    """How long a unit of work takes, in units of one core: the narrow pool may be what decides."""
+    return max(1 / wide, heavy_share / heavy)
+
+
+def _mean(numbers: Iterable[float]) -> float:
+    found = list(numbers)
+    return sum(found) / len(found)
 
 
 def _counts(weight: Row, cuda: bool) -> bool:
@@ -291,7 +319,7 @@ def draft(
     compiler = next((k for k in candidates if accepts(row, k.kind, k.version)), None)
     cores = (facts.host.cores if facts.host else None) or 1
     weights = tables.rows("recipes", "weight")
-    jobs = fit_jobs(cores, usable_gb(facts.host), weights, bool(archs))
+    jobs = fit_jobs(cores, usable_gb(facts.host), weights, _heavy_share(tables, bool(archs)))
     return Draft(archs, wishes.libuv is not False, toolkit, compiler, jobs, cores)
 
 
@@ -489,11 +517,16 @@ def _disk_gb(tables: Tables, chosen: Draft) -> float:
 
 def hours(tables: Tables, chosen: Draft) -> float:
     """An estimate of a whole build's time: core hours over the cores kept busy, and what runs alone."""
-    cost = _cost(tables)
+    cost, jobs = _cost(tables), chosen.jobs
     work = cost["cpu_core_hours"]
     if chosen.cuda:
         work += cost["cuda_core_hours"] + cost["cuda_core_hours_per_arch"] * len(chosen.archs)
-    return float(cost["serial_hours"] + work / max(1, min(chosen.cores, chosen.jobs.wide)))
+    wide, share = min(chosen.cores, jobs.wide), _heavy_share(tables, chosen.cuda)
+    return float(cost["serial_hours"] + work * pace(wide, min(wide, jobs.heavy), share))
+
+
+def _heavy_share(tables: Tables, cuda: bool) -> float:
+    return float(_cost(tables)["heavy_share"]) if cuda else 0.0
 
 
 def plan_build(

@@ -91,7 +91,7 @@ def look_ahead(request: Request, system: System, facts: Facts, tables: Tables) -
     """
     if request.source is not None and request.ref is not None:
         raise WrongUsage("--source names a tree and --ref a tag to clone; give one of them.")
-    folder, ref = _place(request, system, facts, tables)
+    folder, ref, said = _place(request, system, facts, tables)
     tree = (
         read_tree(folder, tables) if ref is None or (folder / "CMakeLists.txt").exists() else None
     )
@@ -105,7 +105,7 @@ def look_ahead(request: Request, system: System, facts: Facts, tables: Tables) -
         first=_named_compiler(system),
         others=programs.compilers,
     )
-    notes = list(_notes(system.env, tables))
+    notes = [*said, *_notes(system.env, tables)]
     if request.jobs is not None:
         if request.jobs > chosen.jobs.wide:
             notes.append(
@@ -154,20 +154,26 @@ def _weights(cache: Path, tables: Tables) -> Weights:
 
 def _place(
     request: Request, system: System, facts: Facts, tables: Tables
-) -> tuple[Path, str | None]:
-    """Where the source is; and the tag to clone there, None for a tree of the user's own."""
+) -> tuple[Path, str | None, list[str]]:
+    """Where the source is; the tag to clone there, None for a tree of the user's own; and what to note."""
     if request.source is not None:
-        return system.locate(str(request.source.absolute())), None
+        return system.locate(str(request.source.absolute())), None, []
+    said = []
     local = system.env.get("TORCH_LOCAL_PATH")
     if request.ref is None and local:
-        folder = local.removesuffix("/torch") if Path(local).name == "torch" else local
-        return system.locate(os.path.abspath(folder)), None
+        folder = Path(os.path.abspath(local))
+        folder = folder.parent if folder.name == "torch" else folder
+        try:
+            return read_tree(system.locate(str(folder)), tables).path, None, []
+        except DoctorError as error:
+            # it may be a package that was built elsewhere: good to import, not to build
+            said.append(f"TORCH_LOCAL_PATH is left alone: {error}")
     python = facts.python
     minor = ".".join(python.version.split(".")[:2]) if python and python.version else None
     if minor and python and python.free_threaded:
         minor += "t"
     ref = request.ref or source.newest_release(tables, minor)
-    return base_folder(facts) / SOURCE_SECTION / re.sub(r"[^\w.-]", "_", ref), ref
+    return base_folder(facts) / SOURCE_SECTION / re.sub(r"[^\w.-]", "_", ref), ref, said
 
 
 def base_folder(facts: Facts) -> Path:

@@ -58,9 +58,9 @@ class Weights:
         row = self._row(name)
         return float(row["memory_gb"]) if row else 0.5
 
-    def is_heavy(self, name: str, light_gb: float) -> bool:
+    def is_heavy(self, name: str, from_gb: float) -> bool:
         """Whether an object belongs into the narrow pool."""
-        return self.memory_gb(name) > light_gb * 1.1
+        return self.memory_gb(name) > from_gb
 
     def learn(self, seconds: Mapping[str, float], peaks: Mapping[str, int]) -> None:
         """Remember what objects took; a peak that was not met keeps the former one."""

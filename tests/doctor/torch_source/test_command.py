@@ -48,6 +48,14 @@ def test_without_a_tree_it_names_what_it_would_clone(doctor: Doctor) -> None:
     )
 
 
+def test_torch_local_path_is_taken_where_it_can_be_built(doctor: Doctor, tree: Path) -> None:
+    doctor.env["TORCH_LOCAL_PATH"] = f"{tree}/torch"
+    assert f"PyTorch 2.9.0a0 in {tree}" in dry(doctor).out
+    (tree / "setup.py").write_text("# nothing\n")
+    said = unwrapped(dry(doctor).out)
+    assert "to be cloned to" in said and "TORCH_LOCAL_PATH is left alone" in said
+
+
 def test_what_pytorch_ignores_is_named(doctor: Doctor, tree: Path) -> None:
     doctor.env |= {"CUDA_ARCH_LIST": "12.0", "USE_LIBUV": "1", "USE_TENSORPIPE": "0"}
     said = unwrapped(dry(doctor, "--source", str(tree)).out)

@@ -15,6 +15,7 @@ from doctor.builder.torch_source.planning import (
     canonical_archs,
     draft,
     fit_jobs,
+    pace,
     settings,
     usable_gb,
 )
@@ -256,17 +257,30 @@ def test_settings_by_version() -> None:
     ("cores", "gb"), [(1, 1.0), (2, 8.0), (16, 30.0), (24, 250.0), (96, 64.0), (8, 6.0)]
 )
 def test_jobs_fit_into_memory(cores: int, gb: float) -> None:
-    jobs = fit_jobs(cores, gb, TABLES.rows("recipes", "weight"), cuda=True)
+    jobs = fit_jobs(cores, gb, TABLES.rows("recipes", "weight"), 0.4)
     assert 1 <= jobs.heavy <= jobs.wide <= cores
     taken = jobs.heavy * jobs.heavy_gb + (jobs.wide - jobs.heavy) * jobs.light_gb
     assert taken <= gb + 1e-9 or (jobs.wide, jobs.heavy) == (1, 1)
-    wider = fit_jobs(cores, gb * 2, TABLES.rows("recipes", "weight"), cuda=True)
-    assert wider.wide >= jobs.wide
+    more = fit_jobs(cores, gb * 2, TABLES.rows("recipes", "weight"), 0.4)
+    assert pace(more.wide, more.heavy, 0.4) <= pace(jobs.wide, jobs.heavy, 0.4)
 
 
-def test_light_objects_run_wider_than_heavy_ones() -> None:
-    jobs = fit_jobs(16, 45.0, TABLES.rows("recipes", "weight"), cuda=True)
-    assert jobs.wide == 16 and 1 <= jobs.heavy < 8
+def test_neither_pool_holds_up_the_other() -> None:
+    """18 cores and 49 GB: all 18 wide would leave one job for heavy objects, 40 % of the work."""
+    jobs = fit_jobs(18, 49.0, TABLES.rows("recipes", "weight"), 0.4)
+    assert 14 <= jobs.wide < 18 and 5 <= jobs.heavy < jobs.wide
+    every = [
+        pace(wide, heavy, 0.4)
+        for wide in range(1, 19)
+        for heavy in range(1, wide + 1)
+        if heavy * jobs.heavy_gb + (wide - heavy) * jobs.light_gb <= 49.0
+    ]
+    assert pace(jobs.wide, jobs.heavy, 0.4) == min(every)
+
+
+def test_a_cpu_build_has_no_heavy_objects() -> None:
+    jobs = fit_jobs(16, 64.0, TABLES.rows("recipes", "weight"), 0.0)
+    assert (jobs.wide, jobs.heavy) == (16, 16) and jobs.heavy_from_gb > 2.5
 
 
 def test_a_control_group_limits_memory() -> None:
