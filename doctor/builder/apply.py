@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from doctor.builder import effects, journal, pins, preview, snapshot
-from doctor.builder.commands import Line, parse, tolerant
+from doctor.builder.command_line import Line, parse
 from doctor.builder.effects import REPLACING, Question
 from doctor.builder.place import Target, target
-from doctor.builder.session import LOCK, Say, Session, session
+from doctor.builder.programs import Say
+from doctor.builder.session import JOURNAL, LOCK, Session, session
 from doctor.errors import DoctorError
 from doctor.plan import Plan, Step
 
@@ -59,7 +60,6 @@ def apply(
     state: Path | None = None,
     wait: bool = False,
     seconds: float = STEP_SECONDS,
-    live: Say | None = None,
 ) -> Result:
     """Carry a plan out; what is there already is left alone, so that it goes on where it stopped.
 
@@ -70,7 +70,6 @@ def apply(
         state: folder of journal, snapshot and logs; by default below the environment's prefix.
         wait: wait for another apply in the same environment rather than give up.
         seconds: time that a command may take.
-        live: hears each line that commands print.
 
     Raises:
         DoctorError: a step failed, the disk is too small, the environment cannot be written, or
@@ -79,12 +78,10 @@ def apply(
     if plan.route == "blocked" or plan.python is None:
         raise DoctorError(f"There is nothing to apply: {plan.reason}")
     place = target(plan.python, checkout, state)
-    lines = {step.id: tuple(map(tolerant, map(parse, step.commands))) for step in plan.steps}
+    lines = {step.id: tuple(map(parse, step.commands)) for step in plan.steps}
     is_new = not place.prefix.exists()
     try:
-        with session(
-            place, fingerprint(plan), say=say, wait=wait, seconds=seconds, live=live
-        ) as run:
+        with session(place, fingerprint(plan), say=say, wait=wait, seconds=seconds) as run:
             return _Application(plan, run, lines, confirm).run()
     finally:
         if is_new:
@@ -102,7 +99,7 @@ def _tidy(place: Target) -> None:
     """Leave no folder behind where nothing was made in the end: it would look like an environment."""
     if place.exists or (place.state / snapshot.NAME).exists():
         return
-    for path in (place.state / LOCK, place.state / "journal.jsonl"):
+    for path in (place.state / LOCK, place.state / JOURNAL):
         with contextlib.suppress(OSError):
             path.unlink()
     for folder in (place.state, place.prefix):
@@ -211,9 +208,9 @@ class _Application:
             seconds=max(self.session.seconds, step.minutes * 60 * PATIENCE),
         )
         reason = self._missing(step)
-        if reason is not None or (attempt.failed and self.session.half_installed(before)):
+        if reason is not None or (attempt.ended.failed and self.session.half_installed(before)):
             raise attempt.error(step.id, reason, self.say)
-        if attempt.failed:
+        if attempt.ended.failed:
             self.notes.append(
                 f"A command of step {step.id} ended with status {attempt.ended.status}, though all that it "
                 f"is for is there ({attempt.log})."

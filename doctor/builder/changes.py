@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from doctor.builder.commands import Line
+from doctor.builder.command_line import Line
 from doctor.pyenv import normalised
 
 UV_LINE = re.compile(r"^\s*(?P<sign>[-+~])\s+(?P<name>[\w.-]+)==(?P<version>\S+)", re.MULTILINE)

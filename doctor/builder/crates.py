@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from doctor.builder import files
 from doctor.builder.cargo import Toolchain
-from doctor.builder.logged import Ended, Log, Say
-from doctor.builder.mirrors import answering, mirrors
+from doctor.builder.mirrors import answering
+from doctor.builder.programs import Ended, Log, Say
 from doctor.errors import DoctorError
-from doctor.look import without_credentials
 from doctor.tables import Row, Tables
 
 QUICK = ("--config", "net.retry=0", "--config", "http.timeout=2")
@@ -87,7 +87,7 @@ def provide(
         DoctorError: a crate cannot be had, or the lock file does not fit.
     """
     fetch = _Fetch(toolchain, manifest, work, log)
-    missing = _cached(fetch, [OWN, *map(_source, mirrors(tables, "crates"))])
+    missing = _cached(fetch, [OWN, *map(_source, tables.mirrors("crates"))])
     if missing is None:
         return CACHE
     if offline:
@@ -143,19 +143,14 @@ def _configure(work: Path, source: Source) -> None:
         DoctorError: the folder cannot be written.
     """
     path = work / ".cargo" / "config.toml"
-    try:
-        path.unlink(missing_ok=True)
-        if source.url is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(
-                f'[source.crates-io]\nreplace-with = "{source.key}"\n\n'
-                f'[source.{source.key}]\nregistry = "{source.url}"\n',
-                encoding="utf-8",
-            )
-    except OSError as error:
-        raise DoctorError(
-            f"{path} cannot be written: {error.strerror}; make its folder writable for this user."
-        ) from error
+    if source.url is None:
+        files.remove(path)
+        return
+    files.write(
+        path,
+        f'[source.crates-io]\nreplace-with = "{source.key}"\n\n'
+        f'[source.{source.key}]\nregistry = "{source.url}"\n',
+    )
 
 
 def _source(row: Row) -> Source:
@@ -186,7 +181,7 @@ def _require_sound(done: Ended) -> None:
 
 def _reason(done: Ended) -> str:
     """What cargo names last is nearest to the cause."""
-    return without_credentials(done.last_line()).removeprefix("error: ").rstrip(".")[:200]
+    return done.last_line().removeprefix("error: ").rstrip(".")[:200]
 
 
 def _home(env: Mapping[str, str]) -> str:

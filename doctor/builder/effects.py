@@ -5,19 +5,18 @@ An exit status says how a program ended. What counts is what it left.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from doctor.builder import files, integrity, requirements, torch_effect
-from doctor.builder.commands import parse
+from doctor.builder import integrity, requirements, torch_effect
+from doctor.builder.command_line import parse
 from doctor.builder.place import Target
-from doctor.errors import DoctorError
+from doctor.builder.programs import ask
+from doctor.errors import DoctorError, Unknown
 from doctor.plan import Plan, Step, TorchChoice
-from doctor.pyenv import normalised
+from doctor.planner.steps import trainer_requirements
 from doctor.system import System
 
 CHILD_SECONDS = 120.0
@@ -99,9 +98,8 @@ def _environment(question: Question) -> str | None:
     if prefix is None or os.path.realpath(prefix) != os.path.realpath(question.target.prefix):
         return f"{question.target.python} does not run in {question.target.prefix}: {prefix}"
     words = [word for command in question.step.commands for word in parse(command).words]
-    if (
-        "-m" in words or "--seed" in words
-    ):  # what a kill cut off may have come as far as the interpreter
+    # what a kill cut off may have come as far as the interpreter
+    if "-m" in words or "--seed" in words:
         pip = question.target.environment().distributions().get("pip")
         if pip is None:
             return f"{question.target.prefix} has no pip"
@@ -136,30 +134,8 @@ def _torch_npu(question: Question) -> str | None:
 
 def _trainer(question: Question) -> str | None:
     """All that pyproject.toml's extra `train` asks for, but for torch."""
-    return requirements.missing(
-        question.target.environment(), trainer_requirements(question.target.checkout)
-    )
-
-
-def trainer_requirements(checkout: Path) -> tuple[str, ...]:
-    """What the trainer imports, without torch, which the plan chooses.
-
-    Raises:
-        DoctorError: there is no pyproject.toml that says so.
-    """
-    from packaging.requirements import Requirement
-
-    path = checkout / "pyproject.toml"
-    try:
-        extras = files.parse_toml(path.read_text(encoding="utf-8"))["project"][
-            "optional-dependencies"
-        ]
-        lines = [str(line) for line in extras["train"]]
-        return tuple(line for line in lines if normalised(Requirement(line).name) != "torch")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DoctorError(
-            f"{path} does not say what the trainer needs ({error}); run this in a checkout of the repository."
-        ) from error
+    wanted = trainer_requirements(question.target.checkout)
+    return requirements.missing(question.target.environment(), wanted)
 
 
 def _rustbpe(question: Question) -> str | None:
@@ -195,23 +171,13 @@ def _asked(question: Question, *arguments: str) -> str | None:
         env |= parse(command).variables
     python = question.target.python
     try:
-        done = subprocess.run(
-            [python, *arguments],
-            cwd=question.target.checkout,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CHILD_SECONDS,
-            check=False,
+        answer = ask(
+            [python, *arguments], env=env, seconds=CHILD_SECONDS, cwd=question.target.checkout
         )
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return f"{python} gave no answer within {CHILD_SECONDS:.0f} s"
+    except Unknown as error:
+        return str(error)
     except OSError as error:
         return f"{python} cannot be started: {error.strerror or error}"
-    except (ValueError, IndexError):
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-        return f"{python} ended with status {done.returncode}: {' '.join(said)}"
     return None if answer is None else str(answer)
 
 

@@ -39,11 +39,23 @@ def write(path: Path, text: str) -> None:
         raise cannot_write(path, error) from error
 
 
+def remove(path: Path) -> None:
+    """Take a file away, if it is there.
+
+    Raises:
+        DoctorError: no permission.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def cannot_write(path: Path, error: OSError) -> DoctorError:
     """The sentence for a file or folder that cannot be written."""
     return DoctorError(
-        f"{path} cannot be written ({error.strerror or error}); free space or get write permission, "
-        "or name an environment of yours with --python."
+        f"{path} cannot be written ({error.strerror or error}); free space or get write permission, or work in a "
+        "checkout and an environment (--python) of your own."
     )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from doctor.builder.logged import Ended, Log
+from doctor.builder.command_line import Line, variables
 from doctor.builder.mirrors import answering
+from doctor.builder.programs import Ended, Log, has_uv, with_own_path
 from doctor.errors import DoctorError
-from doctor.look import without_credentials
+from doctor.planner.commands import Target, index_option, installer
 from doctor.tables import Tables
 
 QUICK = {
@@ -25,10 +24,13 @@ QUICK = {
 
 @dataclass(frozen=True)
 class Index:
-    """A Python index, and the words that make uv and pip ask it."""
+    """A Python index; without a URL the one that the tools are set to."""
 
     name: str
-    words: tuple[str, ...] = ()
+    url: str | None = None
+
+
+OWN = Index("the Python index")
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,13 @@ class Installer:
     log: Log
     cwd: Path
 
-    def install(self, *words: str) -> Ended:
+    def install(self, *words: str, index: Index = OWN) -> Ended:
         """Run `install` with these words."""
-        return self._run([*self._words("install"), *words], self.env)
+        return self._run("install", words, index)
 
     def uninstall(self, name: str) -> Ended:
         """Take a distribution out."""
-        yes = [] if self._uv else ["-y"]
-        return self._run([*self._words("uninstall"), *yes, name], self.env)
+        return self._run("uninstall", [name])
 
     def fetch(self, requirement: str, folder: Path, tables: Tables) -> Index:
         """Put a package, without what it requires, into a folder of its own; from a mirror where need be.
@@ -58,12 +59,12 @@ class Installer:
         Raises:
             DoctorError: no index gives it; names each with its reason.
         """
+        words = ["--no-deps", "--target", str(folder), requirement]
+        if not self._uv:
+            words.append("--upgrade")  # else pip leaves a file that is there as it is
         reasons = []
         for index in self._indexes(tables):
-            command = [*self._words("install"), "--no-deps", "--target", str(folder)]
-            if not self._uv:
-                command.append("--upgrade")  # else pip leaves a file that is there as it is
-            done = self._run([*command, *index.words, requirement], {**self.env, **QUICK})
+            done = self._run("install", words, index, QUICK)
             if done.status == 0:
                 return index
             reasons.append(f"{index.name}: {complaint(done)}")
@@ -75,41 +76,54 @@ class Installer:
     @staticmethod
     def _indexes(tables: Tables) -> Iterator[Index]:
         """The index that the tool is set to, then the mirrors that answer."""
-        yield Index("the Python index")
+        yield OWN
         for row in answering(tables, "python"):
-            yield Index(str(row["name"]), ("--index-url", str(row["url"])))
+            yield Index(str(row["name"]), str(row["url"]))
 
     @property
-    def _uv(self) -> str | None:
-        """uv on the PATH, or beside the interpreter that runs us."""
-        return shutil.which("uv", path=self.env.get("PATH")) or shutil.which(
-            str(Path(sys.executable).with_name("uv"))
-        )
+    def _uv(self) -> bool:
+        return has_uv(self.env)
 
-    def _words(self, verb: str) -> list[str]:
-        """The command up to its verb.
+    def _run(
+        self,
+        verb: str,
+        words: Sequence[str],
+        index: Index = OWN,
+        settings: Mapping[str, str] | None = None,
+    ) -> Ended:
+        """Run uv or pip.
+
+        Args:
+            settings: variables for it alone.
 
         Raises:
             DoctorError: there is neither uv nor pip, and Python cannot bring pip either.
         """
-        if uv := self._uv:
-            return [uv, "pip", verb, "--python", self.python]
-        if self._run([self.python, "-m", "pip", "--version"], self.env).status != 0:
-            done = self._run([self.python, "-m", "ensurepip"], self.env)
-            if done.status != 0:
-                raise DoctorError(
-                    f"{self.python} has no pip and cannot make one ({done.last_line()}); install pip or uv, then "
-                    f"run the same command again."
-                )
-        return [self.python, "-m", "pip", verb]
+        target = Target(self.python, uv=self._uv)
+        if not target.uv:
+            self._require_pip()
+        named = index_option(target, index.url) if index.url else []
+        return self._start(*installer(target, verb), *words, *named, settings=settings)
 
-    def _run(self, command: list[str], env: Mapping[str, str]) -> Ended:
-        return self.log.run(command, cwd=self.cwd, env=env)
+    def _require_pip(self) -> None:
+        if self._start(self.python, "-m", "pip", "--version").status == 0:
+            return
+        done = self._start(self.python, "-m", "ensurepip")
+        if done.status != 0:
+            raise DoctorError(
+                f"{self.python} has no pip and cannot make one ({done.last_line()}); install pip or uv, then "
+                f"run the same command again."
+            )
+
+    def _start(self, *words: str, settings: Mapping[str, str] | None = None) -> Ended:
+        line = Line(settings or {}, words)
+        env = variables(line, with_own_path(self.env), None)
+        return self.log.run(words, cwd=self.cwd, env=env)
 
 
 def complaint(done: Ended) -> str:
     """Why uv or pip failed: pip's last line that names an error, else what uv draws as a tree."""
-    lines = [line.strip(" ×╰─▶│") for line in done.text.splitlines()]
+    lines = [line.strip(" ×╰─▶│") for line in done.lines]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     said = errors[-1:] or [line for line in lines if line and not line.startswith("Using ")]
-    return without_credentials(" ".join(said)).removeprefix("error: ").rstrip(".")[:300]
+    return " ".join(said).removeprefix("error: ").rstrip(".")[:300]

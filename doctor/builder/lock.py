@@ -19,9 +19,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from doctor.builder.commands import LOCK_VARIABLE
 from doctor.builder.files import cannot_write
 from doctor.errors import DoctorError
+
+LOCK_VARIABLE = "NANOCHAT_DOCTOR_LOCK"
+"""Set for the commands of a step, so that they are known when a kill leaves them behind."""
 
 POLL = 0.2
 """Seconds between two attempts."""

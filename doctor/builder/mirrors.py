@@ -11,19 +11,13 @@ from doctor.probe.network import SECONDS, Question, ask
 from doctor.tables import Row, Tables
 
 
-def mirrors(tables: Tables, kind: str) -> list[Row]:
-    """Rows of build/mirrors.toml that stand for a usual place, best first.
+def answering(tables: Tables, kind: str) -> list[Row]:
+    """Mirrors of a kind that answer within two seconds, best first; all are asked at once.
 
     Args:
-        kind: `crates`, `rustup`, `python`: those whose usual place is no row of the table.
+        kind: as for `Tables.mirrors`.
     """
-    rows = (*tables.rows("mirrors", "endpoint"), *tables.rows("mirrors", "mirror"))
-    return [row for row in rows if row["kind"] == kind]
-
-
-def answering(tables: Tables, kind: str) -> list[Row]:
-    """The same, but only those that answer within two seconds; all are asked at once."""
-    rows = mirrors(tables, kind)
+    rows = tables.mirrors(kind)
     calls = [Background(partial(ask, _question(row)), str(row["name"])) for row in rows]
     return [row for row, call in zip(rows, calls, strict=True) if _answers(call)]
 

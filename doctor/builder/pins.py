@@ -89,10 +89,7 @@ def lift(target: Target) -> None:
     for path in paths:
         if note := _edit(path, lambda text: text):
             raise DoctorError(note)
-    try:
-        (target.state / NAME).unlink(missing_ok=True)
-    except OSError as error:
-        raise files.cannot_write(target.state / NAME, error) from error
+    files.remove(target.state / NAME)
 
 
 def without(versions: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
@@ -114,13 +111,11 @@ def _edit(path: Path, editor: Editor) -> str | None:
         if after:
             files.write(path, after)
         else:
-            path.unlink()
+            files.remove(path)
     except _OwnSettings as reason:
         return f"{path} is left as it is: {reason}"
     except DoctorError as error:
         return str(error)
-    except OSError as error:
-        return str(files.cannot_write(path, error))
     return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from doctor.builder import changes, pins
-from doctor.builder.commands import Line
+from doctor.builder.command_line import Line
 from doctor.builder.effects import DATA_STEPS, REPLACING
 from doctor.builder.journal import Entry
 from doctor.builder.place import Target

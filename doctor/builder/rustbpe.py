@@ -17,7 +17,8 @@ from typing import Any
 
 from doctor.builder import cargo, crates
 from doctor.builder.installer import Installer, complaint
-from doctor.builder.logged import Log, Say
+from doctor.builder.lock import exclusive
+from doctor.builder.programs import Log, Say, signals_raise
 from doctor.builder.rustbpe_crate import Crate, read_crate
 from doctor.builder.rustbpe_installed import inspect, out_of_date, unusable
 from doctor.builder.rustbpe_wheel import WheelBuilder
@@ -85,14 +86,7 @@ def build(
         DoctorError: it cannot be built or installed; the environment is as it was, unless the text says else.
     """
     began = time.monotonic()
-    wishes = {
-        "--prebuilt": prebuilt,
-        "--install-toolchain": install_toolchain,
-        "--offline": offline,
-    }
-    wished = [name for name, wish in wishes.items() if wish]
-    if len(wished) > 1:
-        raise WrongUsage(f"{' and '.join(wished)} contradict each other; choose one of them.")
+    _require_one_wish(prebuilt, install_toolchain, offline)
     facts = survey(system, tables, areas=("host", "python", "rust"), python=python)
     python = _require_python(facts, python)
     crate = None if prebuilt else read_crate(checkout)
@@ -102,7 +96,7 @@ def build(
         version = str(found["version"])
         say(f"rustbpe {version} is there and works in {python}: nothing to do")
         return BuildResult(version, python, False, time.monotonic() - began)
-    with _workplace(checkout / "rustbpe", say) as work:
+    with signals_raise(), _workplace(checkout / "rustbpe", say) as work:
         log = Log(work / "build.log")
         installer = Installer(python, system.program_environment(), log, work)
         if crate is None:
@@ -114,14 +108,10 @@ def build(
             toolchain = cargo.find(
                 system, facts, tables, log, crate.folder, install=install_toolchain, say=say
             )
-            manifest = crate.folder / "Cargo.toml"
-            origin = crates.provide(
-                toolchain, tables, manifest, work, log, offline=offline, say=say
+            origin, wheel = _make_wheel(
+                crate, toolchain, installer, Context(facts, tables), offline, say
             )
-            maker = WheelBuilder(
-                crate, toolchain, installer, Context(facts, tables), work, log, say
-            )
-            _put(installer, maker.build(offline), found, say)
+            _put(installer, wheel, found, say)
     version = _require_effect(system, python, crate)
     seconds = time.monotonic() - began
     say(f"rustbpe {version} works in {python}; {seconds:.0f} s")
@@ -129,6 +119,17 @@ def build(
 
 
 # --- what must hold --------------------------------------------------------------------------
+
+
+def _require_one_wish(prebuilt: bool, install_toolchain: bool, offline: bool) -> None:
+    wishes = {
+        "--prebuilt": prebuilt,
+        "--install-toolchain": install_toolchain,
+        "--offline": offline,
+    }
+    wished = [name for name, wish in wishes.items() if wish]
+    if len(wished) > 1:
+        raise WrongUsage(f"{' and '.join(wished)} contradict each other; choose one of them.")
 
 
 def _require_python(facts: Facts, python: str) -> str:
@@ -204,18 +205,29 @@ def _workplace(folder: Path, say: Say) -> Iterator[Path]:
     It lies in the crate's own target folder, where git does not look and cargo finds the crate's settings; a
     prebuilt package that is installed without a crate has one for itself.
     """
-    from nanochat.errors import NanochatError
-    from nanochat.lock import locked
-
     if not folder.is_dir():
         yield Path(tempfile.mkdtemp(prefix="nanochat-doctor-"))
         return
     work = folder / "target" / "doctor"
-    try:
-        with locked(work / ".lock", lambda: say("waiting for another build of rustbpe")):
-            yield work
-    except NanochatError as error:
-        raise DoctorError(f"{error}.") from error
+    with exclusive(work / ".lock", wait=True, say=say):
+        yield work
+
+
+def _make_wheel(
+    crate: Crate,
+    toolchain: cargo.Toolchain,
+    installer: Installer,
+    context: Context,
+    offline: bool,
+    say: Say,
+) -> tuple[str, Path]:
+    """Fetch the crates, then compile; where they came from, and the wheel."""
+    work, log, manifest = installer.cwd, installer.log, crate.folder / "Cargo.toml"
+    origin = crates.provide(
+        toolchain, context.tables, manifest, work, log, offline=offline, say=say
+    )
+    builder = WheelBuilder(crate, toolchain, installer, context, work, log, say)
+    return origin, builder.build(offline)
 
 
 def _put(installer: Installer, wheel: Path, found: dict[str, Any], say: Say) -> None:
@@ -265,7 +277,7 @@ def _install_prebuilt(
         say(f"taking out {OURS} {found['distributions'][OURS]}, which owns the same module")
         installer.uninstall(OURS)
     done = installer.install(
-        "--no-deps", "--force-reinstall", *index.words, f"{UPSTREAM}=={version}"
+        "--no-deps", "--force-reinstall", f"{UPSTREAM}=={version}", index=index
     )
     if done.status != 0:
         raise DoctorError(

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from doctor.builder.files import parse_toml
 from doctor.errors import DoctorError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ def read_crate(checkout: Path) -> Crate:
     parsed = []
     for name in ("pyproject.toml", "Cargo.toml"):
         try:
-            parsed.append(tomllib.loads((folder / name).read_text(encoding="utf-8")))
+            parsed.append(parse_toml((folder / name).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise DoctorError(
                 f"{folder / name} cannot be read ({error}); restore it with git checkout -- rustbpe."

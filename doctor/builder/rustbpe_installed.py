@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
+from doctor.builder.programs import ask
 from doctor.builder.rustbpe_crate import Crate
-from doctor.errors import DoctorError
+from doctor.errors import DoctorError, Unknown
 from doctor.system import System
 
 CHECK = Path(__file__).parents[1] / "payload" / "rustbpe_check.py"
@@ -20,32 +19,21 @@ CHECK_SECONDS = 60.0
 def inspect(system: System, python: str, *folders: str) -> dict[str, Any]:
     """What the rustbpe of an interpreter is, as doctor/payload/rustbpe_check.py says it.
 
-    Not by `System`, which answers a question once: here the answer changes.
-
     Args:
         folders: where to look before all that is installed.
+
+    Raises:
+        DoctorError: the interpreter cannot be started.
     """
     try:
-        done = subprocess.run(
-            [python, str(CHECK), *folders],
-            env=system.program_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CHECK_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return {"trouble": f"gives no answer within {CHECK_SECONDS:.0f} s"}
+        words = [python, str(CHECK), *folders]
+        return dict(ask(words, env=system.program_environment(), seconds=CHECK_SECONDS))
+    except Unknown as error:
+        return {"trouble": f"cannot be imported: {error}"}
     except OSError as error:
         raise DoctorError(
             f"{python} cannot be started: {error.strerror}; name another one with --python."
         ) from error
-    try:
-        found = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-        return {"trouble": f"ends the interpreter with status {done.returncode} {''.join(said)}"}
-    return dict(found)
 
 
 def out_of_date(found: dict[str, Any], crate: Crate) -> str | None:

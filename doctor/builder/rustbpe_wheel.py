@@ -10,7 +10,8 @@ from pathlib import Path
 
 from doctor.builder.cargo import Toolchain
 from doctor.builder.installer import Installer
-from doctor.builder.logged import Ended, LiveLine, Log, Say
+from doctor.builder.live_line import LiveLine
+from doctor.builder.programs import Ended, Log, Say
 from doctor.builder.rustbpe_crate import Crate
 from doctor.errors import DoctorError, Unknown
 from doctor.findings.context import Context
@@ -82,7 +83,7 @@ class WheelBuilder:
         words += ["--manifest-path", str(self.crate.folder / "Cargo.toml")]
         command = [str(self.toolchain.cargo), "tree", *words]
         done = self.log.run(command, cwd=self.work, env=self.toolchain.env)
-        lines = {line.removesuffix(" (*)") for line in done.text.splitlines() if " v" in line}
+        lines = {line.removesuffix(" (*)") for line in done.lines if " v" in line}
         return max(1, len(lines))
 
     # --- maturin -------------------------------------------------------------------------
@@ -150,14 +151,13 @@ def diagnosis(done: Ended, context: Context, log: Path) -> str:
         commands = context.system_install("c-compiler")
         cure = f"run `{' && '.join(commands)}`" if commands else "install a C compiler"
         return f"rustbpe cannot be built: Rust links by {match[1]}, which is not installed; {cure}."
-    if error := first_error(text):
+    if error := first_error(done.lines):
         return f"rustbpe does not compile; the first error, all of them are in {log}:\n{error}"
     return f"rustbpe cannot be built: {_last_cause(done)}; see {log}."
 
 
-def first_error(text: str) -> str:
+def first_error(lines: Sequence[str]) -> str:
     """The compiler's first error with the lines that belong to it; "" where there is none."""
-    lines = text.splitlines()
     for start, line in enumerate(lines):
         if RUSTC_ERROR.match(line) and not CARGO_SUMMARY.match(line):
             block = lines[start : start + ERROR_LINES]

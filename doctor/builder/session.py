@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from doctor.builder import child, commands, integrity, journal, snapshot
+from doctor.builder import command_line, integrity, journal, snapshot
 from doctor.builder.causes import cause
-from doctor.builder.commands import Line
+from doctor.builder.command_line import Line
 from doctor.builder.effects import DATA_STEPS
 from doctor.builder.journal import Entry, Journal
-from doctor.builder.lock import exclusive
+from doctor.builder.lock import LOCK_VARIABLE, exclusive
 from doctor.builder.place import Target
+from doctor.builder.programs import Ended, Log, Say, signals_raise, with_own_path
 from doctor.errors import DoctorError
 
 LOCK, JOURNAL, LOGS = "lock", "journal.jsonl", "logs"
-TAIL = 8
-"""Last lines of a failed command that are shown."""
-
-Say = Callable[[str], None]
+TAIL, READ = 8, 200
+"""Last lines of a failed command that are shown, and in which its cause is looked for."""
 
 
 @dataclass
@@ -34,7 +32,6 @@ class Session:
     Attributes:
         plan: fingerprint of the plan.
         seconds: time that a command may take.
-        live: hears each line that a command prints.
         lock: descriptor of the lock, which commands inherit.
     """
 
@@ -43,7 +40,6 @@ class Session:
     say: Say
     lock: int
     seconds: float
-    live: Say = lambda text: None
     journal: Journal = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,12 +49,8 @@ class Session:
 
     def variables(self, line: Line, constraints: Path | None = None) -> dict[str, str]:
         """The environment of a command; what lies beside our own interpreter is found, too."""
-        base = dict(os.environ)
-        base["PATH"] = os.pathsep.join(
-            (base.get("PATH", os.defpath), str(Path(sys.executable).parent))
-        )
-        base[commands.LOCK_VARIABLE] = str(self.target.state / LOCK)
-        return commands.variables(line, base, constraints)
+        base = with_own_path(os.environ) | {LOCK_VARIABLE: str(self.target.state / LOCK)}
+        return command_line.variables(line, base, constraints)
 
     def run(
         self,
@@ -71,24 +63,21 @@ class Session:
         """Run commands one after another, up to the first that fails, into a new log."""
         seconds = seconds or self.seconds
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        log = self.target.state / LOGS / f"{stamp}-{step}.log"
-        ended = child.Ended(0, ())
+        log = Log(self.target.state / LOGS / f"{stamp}-{step}.log", inherit=(self.lock,))
+        ended = Ended(0)
         for line in self._with_pip(lines):
             before = self.target.installed()
-            ended = child.run(
-                line,
+            ended = log.run(
+                line.words,
                 cwd=self.target.checkout,
                 env=self.variables(line, constraints),
-                log=log,
                 seconds=seconds,
-                heard=self.live,
-                inherit=(self.lock,),
             )
-            if ended.status != 0 or ended.expired:
+            if ended.failed:
                 break
             if line.tool:
                 snapshot.remember_origins(self.target, before, line.index)
-        return Attempt(ended, log, seconds)
+        return Attempt(ended, log.path, seconds)
 
     def _with_pip(self, lines: Sequence[Line]) -> Iterator[Line]:
         """The lines, and before the first that needs it the pip that an environment of uv's lacks."""
@@ -163,13 +152,9 @@ class Session:
 class Attempt:
     """How the commands of a step ended, and where their output is."""
 
-    ended: child.Ended
+    ended: Ended
     log: Path
     seconds: float
-
-    @property
-    def failed(self) -> bool:
-        return self.ended.status != 0 or self.ended.expired
 
     def error(self, step: str, reason: str | None, say: Say) -> DoctorError:
         """Show the last lines; the sentence says which step failed, why, and where all of it is.
@@ -177,15 +162,16 @@ class Attempt:
         Args:
             reason: what the step's effect lacks.
         """
-        for text in self.ended.tail[-TAIL:]:
+        said = [line for line in self.ended.lines[-READ:] if line]
+        for text in said[-TAIL:]:
             say(f"  {text}")
-        known = cause(self.ended.tail) if self.failed else None
+        known = cause(said) if self.ended.failed else None
         cure = "start again, it goes on there"
         if self.ended.expired:
             why = f"its command was not done within {self.seconds:.0f} s"
         elif known:
             why, cure = known
-        elif self.failed:
+        elif self.ended.failed:
             why = f"its command ended with status {self.ended.status}"
         else:
             why = f"its commands ended well, but {reason}"
@@ -194,15 +180,12 @@ class Attempt:
 
 @contextlib.contextmanager
 def session(
-    target: Target, plan: str, *, say: Say, wait: bool, seconds: float, live: Say | None
+    target: Target, plan: str, *, say: Say, wait: bool, seconds: float
 ) -> Iterator[Session]:
     """A session that holds the environment's lock; signals end its commands.
 
     Raises:
         DoctorError: another one holds it, or the environment cannot be written.
     """
-    with (
-        child.signals_raise(),
-        exclusive(target.state / LOCK, wait=wait, say=say) as lock,
-    ):
-        yield Session(target, plan, say, lock, seconds, live or (lambda text: None))
+    with signals_raise(), exclusive(target.state / LOCK, wait=wait, say=say) as held:
+        yield Session(target, plan, say, held, seconds)

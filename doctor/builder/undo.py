@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from doctor.builder import journal, pins, snapshot
 from doctor.builder.apply import STEP_SECONDS, Result, StepResult
-from doctor.builder.commands import Line, install_command, parse, uninstall_command
+from doctor.builder.command_line import Line, parse
 from doctor.builder.place import Target, target
-from doctor.builder.session import Say, Session, session
+from doctor.builder.programs import Say, has_uv
+from doctor.builder.session import Session, session
 from doctor.builder.snapshot import Difference, Package, Snapshot
 from doctor.errors import DoctorError
+from doctor.planner import commands
 
 
 def undo(
@@ -25,7 +26,6 @@ def undo(
     say: Say,
     wait: bool = False,
     seconds: float = STEP_SECONDS,
-    live: Say | None = None,
 ) -> Result:
     """Bring back what was installed before the last apply; without one there is nothing to do.
 
@@ -43,7 +43,7 @@ def undo(
         raise DoctorError(
             f"{kept.python} is gone, so there is nothing to bring back; remove {state} with it."
         )
-    with session(place, kept.plan, say=say, wait=wait, seconds=seconds, live=live) as run:
+    with session(place, kept.plan, say=say, wait=wait, seconds=seconds) as run:
         kept = snapshot.read(state)  # another undo may have been faster
         return _undo(run, kept, confirm) if kept else Result(False)
 
@@ -78,34 +78,32 @@ def _announce(say: Say, difference: Difference) -> None:
 
 def _lines(difference: Difference, place: Target) -> list[Line]:
     """Commands that bring back first and remove last: what cannot be had again shows in time."""
-    uv = find_uv()
     now = place.installed()
-    found = []
-    plain = [p for p in difference.lost if p.direct is None and p.tree is None]
-    for index, group in groupby(sorted(plain, key=_index), key=_index):
-        packages = list(group)
-        found.append(
-            install_command(
-                place.python,
-                [word for package in packages for word in package.requirement],
-                index_url=index or None,
-                uv=uv,
-                reinstall=[package.name for package in packages if package.name in now],
-                no_deps=True,
-            )
+    pip = commands.Target(place.python, uv=has_uv(os.environ))
+    found = [
+        commands.install(
+            pip,
+            [word for package in packages for word in package.requirement],
+            index=packages[0].index,
+            again=[package.name for package in packages if package.name in now],
+            deps=False,
         )
-    for package in (p for p in difference.lost if p.direct is not None):
-        again = [package.name] if package.name in now else []
-        found.append(
-            install_command(place.python, package.requirement, uv=uv, reinstall=again, no_deps=True)
-        )
+        for packages in _together(difference.lost)
+    ]
     # pip goes last: it may be what removes the others
     added = sorted(difference.added, key=lambda name: name == "pip")
     trees = [package for package in difference.lost if package.tree]
     gone = [*(p.name for p in trees if p.name in now), *added]
-    found += [uninstall_command(place.python, gone, uv=uv)] if gone else []
-    lines = [parse(command) for command in found]
-    return lines + [_link(place, package) for package in trees]
+    found += [commands.uninstall(pip, *gone)] if gone else []
+    return [*map(parse, found), *(_link(place, package) for package in trees)]
+
+
+def _together(lost: Sequence[Package]) -> Iterator[list[Package]]:
+    """Packages that one command brings back: those of an index, and each that has an address of its own."""
+    plain = [package for package in lost if package.direct is None and package.tree is None]
+    for _, group in groupby(sorted(plain, key=_index), key=_index):
+        yield list(group)
+    yield from ([package] for package in lost if package.direct is not None)
 
 
 def _link(place: Target, package: Package) -> Line:
@@ -114,8 +112,3 @@ def _link(place: Target, package: Package) -> Line:
 
 def _index(package: Package) -> str:
     return package.index or ""
-
-
-def find_uv() -> str | None:
-    """uv on the PATH, or beside our own interpreter."""
-    return shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))

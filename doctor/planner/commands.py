@@ -33,17 +33,9 @@ def make_environment(target: Target) -> str:
     """The command that makes the environment."""
     assert target.base_python is not None
     if target.uv:
-        return shlex.join(
-            [
-                "uv",
-                "venv",
-                "--seed",
-                "--allow-existing",
-                "--python",
-                target.base_python,
-                target.folder,
-            ]
-        )
+        # the folder may hold something already: notes of an apply that was cut off
+        words = ["uv", "venv", "--seed", "--allow-existing", "--python", target.base_python]
+        return shlex.join([*words, target.folder])
     return shlex.join([target.base_python, "-m", "venv", target.folder])
 
 
@@ -53,37 +45,46 @@ def install(
     *,
     index: str | None = None,
     option: str = "--index-url",
-    again: bool = False,
+    again: Sequence[str] = (),
     pre: bool = False,
+    deps: bool = True,
 ) -> str:
     """The command that installs packages.
 
     Args:
         index: index URL in place of the one that the tools are set to.
         option: how the index is named: `--find-links` for a list of files.
-        again: replace another build of the first requirement: `2.9.1+cpu` counts as `2.9.1`.
+        again: packages that go in again, as `2.9.1+cpu` counts as `2.9.1`; pip knows only all of them.
         pre: take pre-releases.
+        deps: install what the packages require, too.
     """
-    name = requirements[0].partition("==")[0].split("[")[0]
     if target.uv:
-        option = option.replace("--index-url", "--default-index")  # as uv calls it
-        words = ["uv", "pip", "install", "--python", target.python]
-        words += ["--reinstall-package", name] if again else []
-        words += ["--prerelease", "allow"] if pre else []
-        words += [*requirements, *([option, index] if index else [])]
+        options = [word for name in again for word in ("--reinstall-package", name)]
+        options += ["--prerelease", "allow"] if pre else []
     else:
-        words = [target.python, "-m", "pip", "install"]
-        words += ["--force-reinstall"] if again else []
-        words += ["--pre"] if pre else []
-        words += [*requirements, *([option, index] if index else [])]
-    return shlex.join(words)
+        options = ["--force-reinstall"] if again else []
+        options += ["--pre"] if pre else []
+    options += [] if deps else ["--no-deps"]
+    named = index_option(target, index, option) if index else []
+    return shlex.join([*installer(target, "install"), *options, *requirements, *named])
 
 
-def uninstall(target: Target, name: str) -> str:
-    """The command that takes a package out."""
+def uninstall(target: Target, *names: str) -> str:
+    """The command that takes packages out."""
+    return shlex.join([*installer(target, "uninstall"), *names])
+
+
+def installer(target: Target, verb: str) -> list[str]:
+    """The words that call uv, or the environment's pip, up to `install` or `uninstall`."""
     if target.uv:
-        return shlex.join(["uv", "pip", "uninstall", "--python", target.python, name])
-    return shlex.join([target.python, "-m", "pip", "uninstall", "--yes", name])
+        return ["uv", "pip", verb, "--python", target.python]
+    words = [target.python, "-m", "pip", verb]
+    return [*words, "--yes"] if verb == "uninstall" else words
+
+
+def index_option(target: Target, url: str, option: str = "--index-url") -> list[str]:
+    """The words that name an index; uv takes UV_DEFAULT_INDEX before --index-url, but not before its own option."""
+    return [option.replace("--index-url", "--default-index") if target.uv else option, url]
 
 
 def module(target: Target, name: str, *arguments: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from doctor.errors import DoctorError
 from doctor.facts import Facts, TorchNpu
 from doctor.plan import Launch, Step
 from doctor.planner.commands import Target, doctor, install, make_environment, module, uninstall
@@ -18,6 +19,11 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+OWN_CHECKOUT = Path(__file__).parents[2]
 
 MB_PER_MINUTE = 750
 """Of a line of 100 Mbit/s, the assumption behind all minutes."""
@@ -80,7 +86,8 @@ def _torch(
     if decision.route == "source-build":
         assert decision.build is not None
         words = [word for arch in decision.build.archs for word in ("--arch", arch)]
-        words += ["--libuv" if decision.build.libuv else "--no-libuv", "--install", target.python]
+        words += ["--libuv" if decision.build.libuv else "--no-libuv"]
+        words += ["--python", target.python, "--install"]
         yield Step(
             "torch",
             f"Build PyTorch for {', '.join(decision.build.archs)} and install it",
@@ -91,7 +98,7 @@ def _torch(
         )
         return
     assert torch.requirement is not None
-    again = bool(facts.torch and facts.torch.installed)
+    again = ["torch"] if facts.torch and facts.torch.installed else []
     cost = footprint(tables, torch.cuda)
     pick = decision.pick
     network = int(cost["network_mb"])
@@ -152,30 +159,40 @@ def _trainer(tables: Tables, target: Target) -> Step:
     )
 
 
-@functools.cache
-def trainer_requirements() -> tuple[str, ...]:
+def trainer_requirements(checkout: Path = OWN_CHECKOUT) -> tuple[str, ...]:
     """The requirements of this distribution's extra `train`, without torch, which the plan chooses.
 
     A checkout's own pyproject.toml counts more than the metadata of the day on which it was installed.
+
+    Raises:
+        DoctorError: neither says what the trainer needs.
     """
     from packaging.requirements import Requirement
 
-    pyproject = Path(__file__).parents[2] / "pyproject.toml"
-    if pyproject.is_file():
-        project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-        lines = [Requirement(line) for line in project["optional-dependencies"]["train"]]
-    else:
-        import importlib.metadata  # slow, and not needed in a checkout
+    pyproject = checkout / "pyproject.toml"
+    try:
+        if pyproject.is_file():
+            project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+            lines = [Requirement(line) for line in project["optional-dependencies"]["train"]]
+        else:
+            lines = [*_of_extra("train")]
+        return tuple(f"{r.name}{r.specifier}" for r in lines if r.name != "torch")
+    except (OSError, KeyError, TypeError, ValueError, ImportError) as error:
+        raise DoctorError(
+            f"{pyproject} does not say what the trainer needs ({error}); run this in a checkout of the repository."
+        ) from error
 
-        every = map(Requirement, importlib.metadata.requires("nanochat-doctor") or ())
-        lines = [
-            r
-            for r in every
-            if r.marker
-            and r.marker.evaluate({"extra": "train"})
-            and not r.marker.evaluate({"extra": ""})
-        ]
-    return tuple(f"{r.name}{r.specifier}" for r in lines if r.name != "torch")
+
+def _of_extra(extra: str) -> Iterator[Requirement]:
+    """What an extra of the installed distribution adds."""
+    import importlib.metadata  # slow, and not needed in a checkout
+
+    from packaging.requirements import Requirement
+
+    for requirement in map(Requirement, importlib.metadata.requires("nanochat-doctor") or ()):
+        marker = requirement.marker
+        if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
+            yield requirement
 
 
 def _rustbpe(target: Target) -> Step:

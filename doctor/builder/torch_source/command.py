@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Put the wheel there.")
 @click.option("--python", metavar="PATH", help="Build with and for this interpreter.")
 @click.option(
+    "--install", is_flag=True, help="Install the wheel into that interpreter's environment."
+)
+@click.option(
     "--dry-run", is_flag=True, help="Show recipe, preflight, jobs and time; change nothing."
 )
 @click.option("--resume", is_flag=True, help="Go on with an unfinished build, or say why not.")
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None, source: Path | None,
                 ref: str | None, jobs: int | None, cuda_home: str | None, out: Path | None,
-                python: str | None, dry_run: bool, resume: bool, as_json: bool) -> int:  # fmt: skip
+                python: str | None, install: bool, dry_run: bool, resume: bool, as_json: bool) -> int:  # fmt: skip
     """Build PyTorch from source, prove the wheel, and keep it for the next time."""
     from doctor.builder.torch_source import page, session
     from doctor.builder.torch_source.events import Reporter
@@ -71,7 +74,9 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
         else:
             page.print_outlook(outlook, sys.stdout)
         return int(stops(outlook.findings))
-    return _carry_out(outlook, system, tables, Reporter(out=sys.stdout if as_json else None))
+    target = str(Path(python or sys.executable).absolute()) if install else None
+    reporter = Reporter(out=sys.stdout if as_json else None)
+    return _carry_out(outlook, system, tables, reporter, target)
 
 
 def _checked(
@@ -91,9 +96,12 @@ def _checked(
     return system.env["CUDA_HOME"]
 
 
-def _carry_out(outlook: Outlook, system: System, tables: Tables, reporter: Reporter) -> int:
+def _carry_out(
+    outlook: Outlook, system: System, tables: Tables, reporter: Reporter, target: str | None
+) -> int:
     from doctor.builder.torch_source import session
     from doctor.builder.torch_source.builder import BuildFailed
+    from doctor.builder.torch_source.install import install_wheel
     from doctor.builder.torch_source.run import Stopped, stoppable
 
     for note in outlook.notes:
@@ -104,6 +112,9 @@ def _carry_out(outlook: Outlook, system: System, tables: Tables, reporter: Repor
     try:
         with stoppable():
             built = session.carry_out(outlook, system, tables, reporter)
+            if target:
+                install_wheel(built.wheel, target)
+                reporter.event("installed", f"Installed into {target}", python=target)
     except Stopped as stop:
         reporter.clear()
         reporter.event(

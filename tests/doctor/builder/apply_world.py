@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from doctor.builder import commands, integrity, journal, pins
+from doctor.builder import command_line, integrity, journal, pins
 from doctor.builder.apply import Result, apply
 from doctor.builder.place import Target, target
+from doctor.builder.programs import with_own_path
 from doctor.builder.undo import undo
 from doctor.plan import Plan, Step, TorchChoice
+from doctor.planner import commands
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -151,15 +153,14 @@ class World:
 
     def install(self, *requirements: str, index: str | None = None, **options: bool) -> str:
         """The command of a step."""
-        return commands.install_command(
-            self.python, requirements, index_url=index, uv=self.uv,
-            reinstall=["torch"] if options.get("again") else (),
-        )  # fmt: skip
+        again = ["torch"] if options.get("again") else []
+        target = commands.Target(self.python, uv=self.tool == "uv")
+        return commands.install(target, requirements, index=index, again=again)
 
     def put(self, *requirements: str, index: str | None = None) -> None:
         """Install something by hand."""
-        line = commands.parse(self.install(*requirements, index=index))
-        env = commands.variables(line, os.environ, None)
+        line = command_line.parse(self.install(*requirements, index=index))
+        env = command_line.variables(line, with_own_path(os.environ), None)
         done = subprocess.run(
             line.words, capture_output=True, text=True, cwd=self.checkout, env=env
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from doctor.builder.rustbpe_crate import tomllib
+from doctor.builder.files import parse_toml
 
 CRATE = Path(__file__).resolve().parents[3] / "rustbpe"
 HOME = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
@@ -21,7 +21,7 @@ HOME = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
 
 def locked(names: list[str] | None = None) -> list[dict[str, Any]]:
     """Packages of the crate's lock file that come from a registry; all, or those named."""
-    data = tomllib.loads((CRATE / "Cargo.lock").read_text(encoding="utf-8"))
+    data = parse_toml((CRATE / "Cargo.lock").read_text(encoding="utf-8"))
     packages = [row for row in data["package"] if "checksum" in row]
     return [row for row in packages if names is None or row["name"] in names]
 

@@ -523,7 +523,7 @@ def test_an_environment_is_made_where_there_is_none(world: World) -> None:
     base = world.folder / "base" / "bin" / "python"
     command = f"'{base}' -m venv '{world.prefix}'"
     if world.uv:
-        command = f"{world.uv} venv --python '{base}' '{world.prefix}'"
+        command = f"{world.uv} venv --allow-existing --python '{base}' '{world.prefix}'"
     step = Step("environment", "Make an environment", (command,))
     done = world.apply(world.plan(step, world.trainer()))
     assert [s.outcome for s in done.steps] == ["done", "done"]
@@ -535,7 +535,9 @@ def test_an_environment_with_pip_is_whole_only_with_it(uv_world: World) -> None:
     world = uv_world
     for name in ("pip", "setuptools", "wheel"):
         world.serve("simple", make_wheel(name, "99", with_metadata=True))
-    command = f"{world.uv} venv --seed --python '{sys.executable}' '{world.prefix}'"
+    command = (
+        f"{world.uv} venv --seed --allow-existing --python '{sys.executable}' '{world.prefix}'"
+    )
     plan = world.plan(Step("environment", "Make an environment", (command,)))
     assert "pip" not in world.target.installed()
     assert world.apply(plan).changed
@@ -546,7 +548,11 @@ def test_an_environment_with_pip_is_whole_only_with_it(uv_world: World) -> None:
 def test_a_declined_plan_leaves_no_folder_behind(uv_world: World) -> None:
     world = uv_world
     shutil.rmtree(world.prefix)
-    step = Step("environment", "Make an environment", (f"{world.uv} venv '{world.prefix}'",))
+    step = Step(
+        "environment",
+        "Make an environment",
+        (f"{world.uv} venv --allow-existing '{world.prefix}'",),
+    )
     assert world.apply(world.plan(step), confirm=lambda question: False).declined
     assert not world.prefix.exists()
 

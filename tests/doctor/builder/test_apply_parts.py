@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from doctor.builder import changes, child, commands, effects, integrity, proven
+from doctor.builder import changes, command_line, integrity, proven
 from doctor.builder.causes import cause
 from doctor.builder.changes import Change
 from doctor.builder.journal import BEGIN, BROKEN, DONE, REPAIRED, Journal
 from doctor.builder.lock import exclusive
 from doctor.builder.place import target
+from doctor.builder.programs import Ended, Log
 from doctor.errors import DoctorError, WrongUsage
+from doctor.planner import commands
+from doctor.planner.steps import trainer_requirements
 
 # --- journal
 
@@ -111,16 +114,16 @@ def test_a_holder_that_lives_is_named(tmp_path: Path) -> None:
 # --- commands
 
 
-def run(tmp_path: Path, code: str, seconds: float = 20) -> tuple[child.Ended, str]:
-    log = tmp_path / "logs" / "x.log"
-    line = commands.Line({}, (sys.executable, "-c", code))
-    ended = child.run(line, cwd=tmp_path, env=os.environ, log=log, seconds=seconds)
-    return ended, log.read_text()
+def run(tmp_path: Path, code: str, seconds: float = 20) -> tuple[Ended, str]:
+    log = Log(tmp_path / "logs" / "x.log")
+    words = [sys.executable, "-c", code]
+    ended = log.run(words, cwd=tmp_path, env=os.environ, seconds=seconds)
+    return ended, log.path.read_text()
 
 
 def test_a_log_has_every_line_with_its_time(tmp_path: Path) -> None:
     ended, log = run(tmp_path, "print('one'); print('two\\rthree', end='')")
-    assert ended == child.Ended(0, ("one", "two", "three"))
+    assert ended == Ended(0, ("one", "two", "three"))
     stamps = [line.partition(" ")[0] for line in log.splitlines()]
     assert all(time.strptime(stamp, "%Y-%m-%dT%H:%M:%S") for stamp in stamps)
     assert [line.partition(" ")[2] for line in log.splitlines()][1:] == [
@@ -136,14 +139,22 @@ def test_a_server_that_a_command_leaves_behind_is_not_waited_for(tmp_path: Path)
     began = time.monotonic()
     ended, _ = run(tmp_path, code)
     assert ended.status == 0 and time.monotonic() - began < 20
-    os.kill(int(ended.tail[0]), signal.SIGKILL)
+    os.kill(int(ended.lines[0]), signal.SIGKILL)
+
+
+def test_a_server_that_never_stops_talking_is_not_waited_for(tmp_path: Path) -> None:
+    code = "import os, subprocess; print('x' * 50000, flush=True); "
+    code += "subprocess.Popen(['yes'], start_new_session=True); os._exit(3)"
+    ended, _ = run(tmp_path, code)
+    assert ended.status == 3 and not ended.expired
+    assert ended.lines[0] == "x" * 50000
 
 
 def test_all_that_a_command_started_ends_with_its_time(tmp_path: Path) -> None:
     code = "import subprocess, time; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); time.sleep(60)"
     ended, _ = run(tmp_path, code, seconds=1.0)
     assert ended.expired
-    pid = int(ended.tail[0])
+    pid = int(ended.lines[0])
     for _ in range(100):
         state = Path(f"/proc/{pid}/stat")
         if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
@@ -152,16 +163,24 @@ def test_all_that_a_command_started_ends_with_its_time(tmp_path: Path) -> None:
     raise AssertionError("the child of the command lives on")
 
 
+def test_empty_lines_and_split_characters_stay(tmp_path: Path) -> None:
+    code = "import os, time\nfor part in (b'a\\r', b'\\n\\n\\xe2', b'\\x80\\xa6\\n'): os.write(1, part); time.sleep(.2)"
+    heard: list[str] = []
+    words = [sys.executable, "-c", code]
+    ended = Log(tmp_path / "l").run(words, cwd=tmp_path, env=os.environ, heard=heard.append)
+    assert heard == ["a", "", "…"] == list(ended.lines)
+
+
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
-    line = commands.Line({}, ("no-such-program",))
-    ended = child.run(line, cwd=tmp_path, env=os.environ, log=tmp_path / "l", seconds=5)
-    assert ended.status == 127 and "cannot be started" in ended.tail[0]
+    ended = Log(tmp_path / "l").run(["no-such-program"], cwd=tmp_path, env=os.environ)
+    assert ended.status == 127 and "cannot be started" in ended.last_line()
 
 
 def test_credentials_stay_out_of_the_log(tmp_path: Path) -> None:
-    line = commands.Line({}, ("true", "--index-url", "https://me:secret@host/simple"))
-    child.run(line, cwd=tmp_path, env=os.environ, log=tmp_path / "l", seconds=5)
-    assert "secret" not in (tmp_path / "l").read_text()
+    words = ["echo", "--index-url", "https://me:secret@host/simple"]
+    ended = Log(tmp_path / "l").run(words, cwd=tmp_path, env=os.environ)
+    assert "secret" not in (tmp_path / "l").read_text() + ended.text
+    assert "//host/simple" in ended.text
 
 
 # --- command lines
@@ -184,36 +203,41 @@ def test_credentials_stay_out_of_the_log(tmp_path: Path) -> None:
 def test_a_line_says_what_installs_and_from_where(
     command: str, tool: str | None, index: str | None
 ) -> None:
-    line = commands.parse(command)
+    line = command_line.parse(command)
     assert (line.tool, line.index) == (tool, index)
 
 
 def test_variables_before_a_command(tmp_path: Path) -> None:
-    line = commands.parse("A=1 B='x y' program word")
-    assert line == commands.Line({"A": "1", "B": "x y"}, ("program", "word"))
-    assert commands.variables(line, {"A": "0", "C": "2"}, None).items() >= {("A", "1"), ("C", "2")}
+    line = command_line.parse("A=1 B='x y' program word")
+    assert line == command_line.Line({"A": "1", "B": "x y"}, ("program", "word"))
+    assert command_line.variables(line, {"A": "0", "C": "2"}, None).items() >= {
+        ("A", "1"),
+        ("C", "2"),
+    }
 
 
 def test_an_index_that_is_named_is_the_only_one() -> None:
     base = {"PIP_EXTRA_INDEX_URL": "http://x", "UV_INDEX": "http://y", "PIP_INDEX_URL": "http://z"}
-    named = commands.variables(commands.parse("pip install --index-url http://i torch"), base, None)
+    named = command_line.variables(
+        command_line.parse("pip install --index-url http://i torch"), base, None
+    )
     assert not {"PIP_EXTRA_INDEX_URL", "UV_INDEX"} & named.keys()
-    other = commands.variables(commands.parse("pip install torch"), base, None)
+    other = command_line.variables(command_line.parse("pip install torch"), base, None)
     assert other["UV_INDEX"] == "http://y" and other["UV_DEFAULT_INDEX"] == "http://z"
 
 
 def test_install_commands() -> None:
-    words = {"index_url": "http://i", "reinstall": ["torch"], "no_deps": True}
-    uv = commands.install_command("/e/bin/python", ["torch==2"], uv="uv", **words)  # type: ignore[arg-type]
-    assert uv == (
-        "uv pip install --python /e/bin/python --reinstall-package torch --no-deps "
-        "--default-index http://i torch==2"
+    uv = commands.Target("/e/bin/python", uv=True)
+    line = commands.install(uv, ["torch==2"], index="http://i", again=["torch"], deps=False)
+    assert line == (
+        "uv pip install --python /e/bin/python --reinstall-package torch --no-deps torch==2 "
+        "--default-index http://i"
     )
-    pip = commands.install_command("/e/bin/python", ["a b"], uv=None, constraints="c", **words)  # type: ignore[arg-type]
-    assert pip == (
-        "/e/bin/python -m pip install --force-reinstall --no-deps --constraint c --index-url http://i 'a b'"
-    )
-    assert commands.uninstall_command("p", ["a"], uv=None) == "p -m pip uninstall --yes a"
+    pip = commands.Target("p")
+    line = commands.install(pip, ["a b"], index="http://i", again=["a"], pre=True, deps=False)
+    assert line == "p -m pip install --force-reinstall --pre --no-deps 'a b' --index-url http://i"
+    assert commands.uninstall(pip, "a", "b") == "p -m pip uninstall --yes a b"
+    assert commands.uninstall(uv, "a") == "uv pip uninstall --python /e/bin/python a"
 
 
 # --- what tools say
@@ -367,8 +391,13 @@ def test_a_program_that_is_no_python(tmp_path: Path) -> None:
 
 
 def test_what_the_trainer_needs_is_read_from_the_project() -> None:
-    found = effects.trainer_requirements(Path(__file__).parents[3])
+    found = trainer_requirements(Path(__file__).parents[3])
     assert any(line.startswith("pyarrow") for line in found)
     assert not any(line.startswith("torch>") for line in found)
+
+
+@pytest.mark.parametrize("text", ["[project", "[project]\n", "project = 1\n"])
+def test_a_project_that_does_not_say_what_the_trainer_needs(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
     with pytest.raises(DoctorError, match="run this in a checkout"):
-        effects.trainer_requirements(Path(__file__).parent)
+        trainer_requirements(tmp_path)

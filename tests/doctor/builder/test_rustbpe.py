@@ -22,11 +22,10 @@ import psutil
 import pytest
 from cargo_registry import CRATE, Registry, locked
 
-from doctor.builder import cargo, crates, rustbpe
+from doctor.builder import cargo, crates, rustbpe, rustup
 from doctor.builder.cargo import Toolchain
 from doctor.builder.installer import Installer
-from doctor.builder.logged import Ended, Log
-from doctor.builder.mirrors import mirrors
+from doctor.builder.programs import Ended, Log
 from doctor.builder.rustbpe_crate import read_crate
 from doctor.builder.rustbpe_installed import inspect, out_of_date
 from doctor.builder.rustbpe_wheel import diagnosis, first_error
@@ -57,7 +56,7 @@ def make_tables(folder: Path, rows: str = "") -> Tables:
 
 def mirror(kind: str, url: str, more: str = "") -> str:
     return (
-        f'\n[[mirror]]\nname = "loopback {kind}"\nkind = "{kind}"\nurl = "{url}"\n{more}\n'
+        f'\n[[mirror]]\nname = "loopback {kind}"\nkind = "{kind}"\nurl = "{url}"\nregion = "here"\n{more}\n'
         'source = "test"\ndate = "2026-11-21"\n'
     )
 
@@ -206,13 +205,13 @@ def test_a_lock_file_that_does_not_fit(tmp_path: Path, own_home: Path) -> None:
 def test_the_mirrors_of_the_table_can_be_switched_to() -> None:
     """cargo wants a sparse registry with a slash at its end; rustup two variables."""
     tables = Tables()
-    sources = [crates._source(row) for row in mirrors(tables, "crates")]
+    sources = [crates._source(row) for row in tables.mirrors("crates")]
     assert sources and all(
         re.fullmatch(r"sparse\+https://.*/", source.url or "") for source in sources
     )
     assert len({source.key for source in sources}) == len(sources)
-    for row in mirrors(tables, "rustup"):
-        assert cargo._variables(row).keys() == {"RUSTUP_DIST_SERVER", "RUSTUP_UPDATE_ROOT"}
+    for row in tables.mirrors("rustup"):
+        assert rustup._variables(row).keys() == {"RUSTUP_DIST_SERVER", "RUSTUP_UPDATE_ROOT"}
 
 
 # --- toolchain -------------------------------------------------------------------------------
@@ -330,7 +329,7 @@ def test_rustup_init_of_a_mirror(tmp_path: Path, bare: Path, sound: bool) -> Non
         b"/bin/chmod +x $HOME/.cargo/bin/$name\ndone\n"
     )
     with Registry([]) as server:
-        path = f"/rustup/dist/{cargo._host_triple()}/rustup-init"
+        path = f"/rustup/dist/{rustup._host_triple()}/rustup-init"
         digest = hashlib.sha256(script if sound else b"another").hexdigest()
         server.files |= {path: script, f"{path}.sha256": f"{digest} *rustup-init\n".encode()}
         row = mirror(
@@ -417,21 +416,21 @@ def test_a_signal_ends_cargo_and_all_it_started(tmp_path: Path, number: signal.S
 def test_the_disk_is_full() -> None:
     text = "error: failed to write `/x/target/release/x.rlib`\n\nCaused by:\n  No space left on device (os error 28)\n"
     assert "the disk is full" in diagnosis(
-        Ended(101, text), Context(Facts(), Tables()), Path("/log")
+        Ended(101, tuple(text.splitlines())), Context(Facts(), Tables()), Path("/log")
     )
 
 
 def test_no_linker() -> None:
     text = "error: linker `cc` not found\n  |\n  = note: No such file or directory (os error 2)\n\n"
     context = Context(Facts(host=Host(distro_id="debian", distro_version="12")), Tables())
-    told = diagnosis(Ended(101, text), context, Path("/log"))
+    told = diagnosis(Ended(101, tuple(text.splitlines())), context, Path("/log"))
     assert "Rust links by cc, which is not installed" in told and "build-essential`" in told
 
 
 def test_the_first_error_is_the_compilers_own() -> None:
     text = "warning: unused\n --> a\n\nerror[E0425]: cannot find\n --> b\n  |\n\nerror: could not compile `x`\n"
-    assert first_error(text) == "error[E0425]: cannot find\n --> b\n  |"
-    assert first_error("error: could not compile `x`\n") == ""
+    assert first_error(text.splitlines()) == "error[E0425]: cannot find\n --> b\n  |"
+    assert first_error(["error: could not compile `x`"]) == ""
 
 
 # --- interpreters and sources ----------------------------------------------------------------
@@ -472,6 +471,12 @@ def test_pythons(version: str, free_threaded: bool, refused: str | None) -> None
     refusal = pytest.raises(DoctorError, match=refused) if refused else contextlib.nullcontext()
     with refusal:
         rustbpe._require_fit(python, crate, Tables())
+
+
+def test_a_module_that_ends_the_interpreter(tmp_path: Path) -> None:
+    (tmp_path / "rustbpe.py").write_text("import os\nos._exit(3)\n")
+    found = inspect(System(), sys.executable, str(tmp_path))
+    assert found["trouble"] == f"cannot be imported: {sys.executable} ended with status 3"
 
 
 def test_the_check_asks_for_what_is_there() -> None:
@@ -547,7 +552,7 @@ def test_a_prebuilt_one_that_serves(
     if spec is None or spec.origin is None:
         pytest.skip("no rustbpe here that could be packed")
     if tool == "pip":
-        monkeypatch.setattr(Installer, "_uv", None)
+        monkeypatch.setattr(Installer, "_uv", False)
     folder = Path(spec.origin).parent
     names = [path for path in folder.iterdir() if path.suffix in (".py", ".so", ".pyi")]
     index({f"rustbpe/{path.name}": path.read_bytes() for path in names})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from doctor import fatbin
+from doctor.builder.torch_source.install import install_wheel
 from doctor.elf import Elf
 from torch_source.standins import Toolbox
 
@@ -66,6 +68,12 @@ def test_without_libuv(workshop: Any) -> None:
         "import",
         "two ranks, gloo",
     ]
+    python = workshop.folder / "env" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+    install_wheel(Path(done.event("done")["wheel"]), str(python))
+    shown = [python, "-c", "import torch; print(torch.__version__)"]
+    version = subprocess.run(shown, capture_output=True, text=True, check=True).stdout.strip()
+    assert version == done.event("done")["version"]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,10 @@
-"""Command lines of uv and pip: made, taken apart, and run in an environment of their own variables.
-
-Nothing here runs anything.
-"""
+"""Command lines of a plan taken apart, and the variables that they run with. Nothing here runs anything."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,58 +102,6 @@ def parse(command: str) -> Line:
 
 def _program(word: str) -> str:
     return word.rpartition("/")[2]
-
-
-def install_command(
-    python: str,
-    requirements: Sequence[str],
-    *,
-    index_url: str | None = None,
-    constraints: str | None = None,
-    uv: str | None,
-    reinstall: Sequence[str] = (),
-    no_deps: bool = False,
-) -> str:
-    """The line that installs requirements into a Python's environment.
-
-    Args:
-        index_url: in place of the index that the tools are set to.
-        constraints: path of a constraints file.
-        uv: path or name of uv; None takes the environment's pip.
-        reinstall: packages that go in again even if they are there; pip knows only all of them.
-        no_deps: nothing but the requirements themselves.
-    """
-    words = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
-    if uv:
-        words += [word for name in reinstall for word in ("--reinstall-package", name)]
-    elif reinstall:
-        words += ["--force-reinstall"]
-    words += ["--no-deps"] if no_deps else []
-    words += ["--constraint", constraints] if constraints else []
-    # uv takes UV_DEFAULT_INDEX before --index-url, but not before --default-index
-    words += ["--default-index" if uv else "--index-url", index_url] if index_url else []
-    return shlex.join([*words, *requirements])
-
-
-def uninstall_command(python: str, names: Sequence[str], *, uv: str | None) -> str:
-    """The line that removes packages."""
-    if uv:
-        return shlex.join([uv, "pip", "uninstall", "--python", python, *names])
-    return shlex.join([python, "-m", "pip", "uninstall", "--yes", *names])
-
-
-def tolerant(line: Line) -> Line:
-    """`uv venv` takes a folder that holds something already only when told: our journal lies there."""
-    words = line.words
-    if len(words) > 2 and _program(words[0]) == "uv" and words[1] == "venv":
-        if "--clear" in words or "--allow-existing" in words:
-            return line
-        return Line(line.variables, (*words[:2], "--allow-existing", *words[2:]))
-    return line
-
-
-LOCK_VARIABLE = "NANOCHAT_DOCTOR_LOCK"
-"""Set for the commands of a step, so that they are known when a kill leaves them behind."""
 
 
 def variables(line: Line, base: Mapping[str, str], constraints: Path | None) -> dict[str, str]:
