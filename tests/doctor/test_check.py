@@ -527,7 +527,9 @@ LOOKS_AT_THE_MACHINE = (
 )  # fmt: skip
 PROBES = ("probe/", "builder/", "survey.py", "cli.py", "decision.py", "index_address.py")
 STARTS_PROGRAMS = ("system.py", "selftest.py", "speedrun.py", "builder/")
-WITHOUT_TORCH = {f"nanochat.{name}" for name in ("config", "sizing", "schedule", "errors", "files", "lock")}
+WITHOUT_TORCH = {
+    f"nanochat.{name}" for name in ("config", "sizing", "schedule", "errors", "files", "lock")
+}
 """Parts of the trainer that planner and builder may use."""
 
 LAYERS = {
