@@ -12,13 +12,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from doctor.builder.torch_source.planning import (
-    Compiler,
-    Draft,
-    compiler_install,
-    obstacles,
-    serves,
-)
+from doctor.builder.torch_source.draft import Draft
+from doctor.builder.torch_source.obstacles import compiler_install, obstacles
+from doctor.builder.torch_source.recipe import serves
+from doctor.builder.torch_source.toolchain import Compiler
 from doctor.builder.torch_source.tree import Tree
 from doctor.errors import Unknown
 from doctor.facts import Facts

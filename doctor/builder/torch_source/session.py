@@ -11,19 +11,15 @@ from pathlib import Path
 
 from doctor.builder.torch_source import build_folder, ninja, product, source
 from doctor.builder.torch_source.builder import Builder
+from doctor.builder.torch_source.draft import Draft, draft, hours
 from doctor.builder.torch_source.events import Reporter
 from doctor.builder.torch_source.fingerprint import Fingerprint, fingerprint
-from doctor.builder.torch_source.planning import (
-    Compiler,
-    Draft,
-    Jobs,
-    draft,
-    environment,
-    hours,
-)
+from doctor.builder.torch_source.jobs import Jobs
 from doctor.builder.torch_source.preflight import Programs, look_at_programs, preflight, stops
-from doctor.builder.torch_source.prove import clean_environment, prove
-from doctor.builder.torch_source.run import search_path
+from doctor.builder.torch_source.prove import prove
+from doctor.builder.torch_source.recipe import environment
+from doctor.builder.torch_source.run import clean_environment, search_path
+from doctor.builder.torch_source.toolchain import Compiler
 from doctor.builder.torch_source.tree import Tree, read_tree, state_hash
 from doctor.builder.torch_source.weights import Weights
 from doctor.errors import DoctorError, Unknown, WrongUsage
