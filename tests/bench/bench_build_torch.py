@@ -25,7 +25,7 @@ from torch_source.standins import Shape, make_tree, toolbox  # noqa: E402
 from doctor.builder.torch_source.builder import Builder  # noqa: E402
 from doctor.builder.torch_source.events import Reporter  # noqa: E402
 from doctor.builder.torch_source.fingerprint import Fingerprint  # noqa: E402
-from doctor.builder.torch_source.planning import Jobs  # noqa: E402
+from doctor.builder.torch_source.jobs import Jobs  # noqa: E402
 from doctor.builder.torch_source.tree import read_tree  # noqa: E402
 from doctor.builder.torch_source.weights import Weights  # noqa: E402
 from doctor.tables import Tables  # noqa: E402

@@ -13,7 +13,7 @@ from doctor.builder.torch_source import ninja
 from doctor.builder.torch_source.diagnosis import Failure, diagnose
 from doctor.builder.torch_source.events import Reporter
 from doctor.builder.torch_source.fingerprint import Fingerprint, State, write_state
-from doctor.builder.torch_source.planning import Jobs
+from doctor.builder.torch_source.jobs import Jobs
 from doctor.builder.torch_source.progress import Meter
 from doctor.builder.torch_source.run import run
 from doctor.builder.torch_source.tree import Tree

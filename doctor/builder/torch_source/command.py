@@ -12,7 +12,7 @@ from doctor.errors import DoctorError, WrongUsage
 
 if TYPE_CHECKING:
     from doctor.builder.torch_source.events import Reporter
-    from doctor.builder.torch_source.session import Outlook
+    from doctor.builder.torch_source.outlook import Outlook
     from doctor.system import System
     from doctor.tables import Tables
 
@@ -45,7 +45,7 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
                 ref: str | None, jobs: int | None, cuda_home: str | None, out: Path | None,
                 python: str | None, install: bool, dry_run: bool, resume: bool, as_json: bool) -> int:  # fmt: skip
     """Build PyTorch from source, prove the wheel, and keep it for the next time."""
-    from doctor.builder.torch_source import page, session
+    from doctor.builder.torch_source import outlook, page
     from doctor.builder.torch_source.events import Reporter
     from doctor.builder.torch_source.preflight import stops
     from doctor.plan import Wishes
@@ -57,7 +57,7 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
     if not system.live and not dry_run:
         raise WrongUsage("--root is for looking only; with build-torch it needs --dry-run.")
     cuda_home = _checked(system, python, cuda_home, dry_run)
-    request = session.Request(
+    request = outlook.Request(
         Wishes(archs=archs, libuv=libuv), source, ref, jobs, cuda_home, out, resume
     )
     facts = survey(
@@ -67,16 +67,16 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
         python=python and str(Path(python).absolute()),
         debug=obj["debug"],
     )
-    outlook = session.look_ahead(request, system, facts, tables)
+    found = outlook.look_ahead(request, system, facts, tables)
     if dry_run:
         if as_json:
-            Reporter(out=sys.stdout).event("plan", **page.to_json(outlook))
+            Reporter(out=sys.stdout).event("plan", **page.to_json(found))
         else:
-            page.print_outlook(outlook, sys.stdout)
-        return int(stops(outlook.findings))
+            page.print_outlook(found, sys.stdout)
+        return int(stops(found.findings))
     target = str(Path(python or sys.executable).absolute()) if install else None
     reporter = Reporter(out=sys.stdout if as_json else None)
-    return _carry_out(outlook, system, tables, reporter, target)
+    return _carry_out(found, system, tables, reporter, target)
 
 
 def _checked(

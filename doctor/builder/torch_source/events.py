@@ -12,6 +12,8 @@ from typing import IO, Any
 LINE_SECONDS = 0.2
 """Between two states of the live line."""
 
+DEFAULT_WIDTH = 100
+
 QUIET_SECONDS = 30.0
 """Between two progress lines where there is no terminal, and two progress events."""
 
@@ -75,10 +77,11 @@ class Reporter:
 
 
 def _width(stream: IO[str]) -> int:
+    """Columns of a terminal; some (serial lines, bare ptys) say 0."""
     try:
-        return os.get_terminal_size(stream.fileno()).columns
+        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
     except (OSError, ValueError):
-        return 100
+        return DEFAULT_WIDTH
 
 
 def clock(seconds: float) -> str:

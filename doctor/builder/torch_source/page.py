@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from doctor.builder.torch_source.events import clock
-from doctor.builder.torch_source.planning import usable_gb
+from doctor.builder.torch_source.jobs import usable_gb
+from doctor.builder.torch_source.outlook import Outlook
 from doctor.builder.torch_source.preflight import stops
-from doctor.builder.torch_source.session import Outlook
 from doctor.findings.finding import ERROR, Finding
 
 WIDTH = 100

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from doctor.builder.torch_source.files import read_json, write_json
 from doctor.builder.torch_source.fingerprint import Fingerprint
-from doctor.builder.torch_source.planning import base
 from doctor.builder.torch_source.tree import Tree
+from doctor.builder.torch_source.wish import base
 from doctor.errors import DoctorError
 from doctor.facts import TorchBuild
 from doctor.findings.context import joined

@@ -8,7 +8,7 @@ from typing import Any
 
 from doctor.builder.torch_source import ninja
 from doctor.builder.torch_source.events import Reporter, clock
-from doctor.builder.torch_source.planning import Jobs
+from doctor.builder.torch_source.jobs import Jobs
 from doctor.builder.torch_source.processes import Sample, Sampler
 from doctor.builder.torch_source.weights import Weights
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
@@ -185,10 +184,3 @@ def _two_ranks(system: System, python: str, backend: str) -> DeepCheck:
             results.append(DeepCheck(name="rank", ok=False, detail=str(error)))
     worst = next((result for result in results if not result.ok), results[0])
     return DeepCheck(name=f"two ranks, {backend}", ok=worst.ok, detail=worst.detail)
-
-
-def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a build: no modules from elsewhere, and compilers that speak English."""
-    dropped = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "LANGUAGE")
-    kept = {k: v for k, v in env.items() if k not in dropped}
-    return kept | {"HOME": env.get("HOME", os.sep), "LC_ALL": "C"}

@@ -146,3 +146,10 @@ def _follow(
 def search_path(python: str, env: Mapping[str, str]) -> str:
     """PATH of a build: the interpreter's own folder first, where pip puts cmake and ninja."""
     return os.pathsep.join([os.path.dirname(python), env.get("PATH", os.defpath)])
+
+
+def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a build: no modules from elsewhere, and compilers that speak English."""
+    dropped = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "LANGUAGE")
+    kept = {k: v for k, v in env.items() if k not in dropped}
+    return kept | {"HOME": env.get("HOME", os.sep), "LC_ALL": "C"}

@@ -100,6 +100,10 @@ def test_no_nvcc(doctor: Doctor, tree: Path) -> None:
     assert answer.status == 1 and "cuda.toolkit-missing" in answer.out
     real = doctor("build-torch", "--source", str(tree), "--arch", "12.0")
     assert real.status == 1 and "cuda.toolkit-missing" in real.err and not (tree / "build").exists()
+    events = doctor(
+        "build-torch", "--source", str(tree), "--arch", "12.0", "--json"
+    ).out.splitlines()
+    assert json.loads(events[-1])["event"] == "failed"
 
 
 def test_a_broken_nvcc(doctor: Doctor, tree: Path, tmp_path: Path) -> None:

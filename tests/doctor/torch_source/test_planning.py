@@ -9,16 +9,11 @@ from typing import Any
 import pytest
 
 from doctor.builder.torch_source import plan_build
-from doctor.builder.torch_source.planning import (
-    Compiler,
-    accepts,
-    canonical_archs,
-    draft,
-    fit_jobs,
-    pace,
-    settings,
-    usable_gb,
-)
+from doctor.builder.torch_source.draft import draft
+from doctor.builder.torch_source.jobs import fit_jobs, pace, usable_gb
+from doctor.builder.torch_source.recipe import settings
+from doctor.builder.torch_source.toolchain import Compiler, accepts
+from doctor.builder.torch_source.wish import canonical_archs
 from doctor.errors import DoctorError, WrongUsage
 from doctor.facts import Facts, Gpu, Host, Library, Nvidia, Python, Storage, Tool, Toolkit
 from doctor.findings import ERROR

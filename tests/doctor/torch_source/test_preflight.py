@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from doctor.builder.torch_source.planning import Compiler, draft
-from doctor.builder.torch_source.preflight import Programs, look_at_programs, preflight
+from doctor.builder.torch_source.draft import draft
+from doctor.builder.torch_source.preflight import preflight
+from doctor.builder.torch_source.programs import Programs, look_at_programs
+from doctor.builder.torch_source.toolchain import Compiler
 from doctor.builder.torch_source.tree import Tree, read_tree
 from doctor.facts import Facts, Python
 from doctor.findings import Finding

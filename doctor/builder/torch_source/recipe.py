@@ -1,0 +1,79 @@
+"""Variables that make PyTorch's build do what was chosen: rows of build/recipes.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from doctor.builder.torch_source.draft import Draft
+from doctor.facts import Facts
+from doctor.tables import Row, Tables
+from doctor.versions import older, parts
+
+
+def settings(
+    rows: Sequence[Row], conditions: Collection[str], values: Mapping[str, str], version: str | None
+) -> dict[str, str]:
+    """Variables of the build's environment.
+
+    Args:
+        rows: [[setting]] of build/recipes.toml.
+        conditions: `cuda` or `cpu`, `libuv` or `no-libuv`, … as the rows' `when` names them.
+        values: for the placeholders in the rows.
+        version: of the PyTorch tree; None takes the rows of every version.
+    """
+    return {
+        row["name"]: row["value"].format_map(values)
+        for row in rows
+        if set(row["when"]) <= set(conditions) and serves(row, version)
+    }
+
+
+def serves(row: Row, version: str | None) -> bool:
+    """Whether a row is for a PyTorch version (`since` and `until`, the latter excluded)."""
+    if version is None:
+        return True
+    after = "since" in row and older(version, row["since"])
+    return not after and not ("until" in row and not older(version, row["until"]))
+
+
+def environment(
+    facts: Facts,
+    tables: Tables,
+    chosen: Draft,
+    *,
+    version: str | None = None,
+    prefix: str = "",
+    cmake: str | None = None,
+) -> dict[str, str]:
+    """Variables that make PyTorch's build do what was chosen.
+
+    Args:
+        version: of the tree.
+        prefix: folders for CMAKE_PREFIX_PATH, `;` between them.
+        cmake: version of the CMake that will be run; None takes that of the facts.
+    """
+    libraries = {lib.name for lib in facts.nvidia.libraries} if facts.nvidia else set()
+    tools = facts.host.tools if facts.host else {}
+    launcher = next((tools[name].path for name in ("sccache", "ccache") if name in tools), "")
+    if cmake is None and "cmake" in tools:
+        cmake = tools["cmake"].version
+    conditions = {
+        "cuda" if chosen.cuda else "cpu",
+        "libuv" if chosen.libuv else "no-libuv",
+        "cudnn" if any("cudnn" in name for name in libraries) else "no-cudnn",
+        "system-nccl" if any("nccl" in name for name in libraries) else "bundled-nccl",
+        *(["launcher"] if launcher else []),
+        *(["cc"] if chosen.compiler else []),
+        *(["prefix"] if prefix else []),
+        *(["cmake-4"] if cmake and parts(cmake) >= (4,) else []),
+    }
+    values = {
+        "archs": ";".join(chosen.archs),
+        "cuda_home": chosen.toolkit.path if chosen.toolkit else "",
+        "cc": chosen.compiler.cc if chosen.compiler else "",
+        "cxx": chosen.compiler.cxx if chosen.compiler else "",
+        "launcher": launcher,
+        "prefix": prefix,
+        "jobs": str(chosen.jobs.wide),
+    }
+    return settings(tables.rows("recipes", "setting"), conditions, values, version)

@@ -1,0 +1,68 @@
+"""Which CUDA toolkit and which host compiler a build takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from doctor.builder.torch_source.wish import base
+from doctor.facts import Nvidia, Tool, Toolkit
+from doctor.tables import Row
+from doctor.versions import parts
+
+
+def choose_toolkit(
+    nvidia: Nvidia | None, archs: Sequence[str], cuda_home: str | None = None
+) -> Toolkit | None:
+    """The toolkit to build with: the usual one, or the newest other that knows all architectures.
+
+    Args:
+        cuda_home: what the user named; nothing else is then taken.
+    """
+    toolkits = [t for t in nvidia.toolkits if t.nvcc] if nvidia else []
+    if cuda_home is not None:
+        return next((t for t in toolkits if t.path == cuda_home.rstrip("/")), None)
+    usual = next((t for t in toolkits if nvidia and t.nvcc == nvidia.nvcc), None)
+    rest = sorted(toolkits, key=lambda t: parts(t.version or "0"), reverse=True)
+    order = [usual, *rest] if usual else rest
+    return next((t for t in order if not unknown_archs(t, archs)), order[0] if order else None)
+
+
+def unknown_archs(toolkit: Toolkit, archs: Sequence[str]) -> list[str]:
+    """Architectures that a toolkit's nvcc does not compile for; none where its list is not known."""
+    return [a for a in archs if base(a) not in toolkit.archs] if toolkit.archs else []
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C and a C++ compiler of one kind and version."""
+
+    kind: str
+    """`gcc` or `clang`."""
+    version: str
+    cc: str
+    cxx: str
+
+
+def accepts(row: Row | None, kind: str, version: str) -> bool:
+    """Whether nvcc takes a host compiler; true where the toolkit has no row.
+
+    Args:
+        row: of build/cuda.toml, with gcc_max, clang_max and perhaps gcc_min (major numbers).
+    """
+    limit, floor = (row.get(f"{kind}_{end}") if row else None for end in ("max", "min"))
+    major = parts(version)[:1]
+    return not ((limit and major > parts(limit)[:1]) or (floor and major < parts(floor)[:1]))
+
+
+def compilers(tools: Mapping[str, Tool]) -> list[Compiler]:
+    """Compilers among the tools of a machine, gcc first."""
+    found = []
+    gcc, gxx, clang = (tools.get(name) for name in ("gcc", "g++", "clang"))
+    if gxx and gxx.version:
+        cc = gcc.path if gcc and gcc.version == gxx.version else re.sub(r"g\+\+", "gcc", gxx.path)
+        found.append(Compiler("gcc", gxx.version, cc, gxx.path))
+    if clang and clang.version:
+        found.append(Compiler("clang", clang.version, clang.path, f"{clang.path}++"))
+    return found
