@@ -107,11 +107,7 @@ def _network(offers: Offers | None, tables: Tables) -> list[str]:
     hosts = [url or "the default Python index" for url in offers.unreachable]
     notes = [f"No answer from {joined(hosts)}."]
     if not offers.answered:
-        mirrors = [
-            f"{row['name']} ({row['url']})"
-            for row in tables.rows("mirrors", "endpoint")
-            if row["kind"] == "python"
-        ]
+        mirrors = [f"{row['name']} ({row['url']})" for row in tables.mirrors("python")]
         notes.append(
             "Nothing can be downloaded here now: what is not installed yet needs a network, a proxy (HTTPS_PROXY) or a "
             f"mirror (PIP_INDEX_URL), such as {joined(mirrors[:2], 'or')}."

@@ -92,11 +92,12 @@ def kinds(question: Question) -> list[str]:
     """Kinds of device that could do the work here, best first.
 
     The CPU is the last resort only where there is no accelerator at all: a machine whose accelerator does not work
-    wants a cure, not a slow run. Whoever wants the CPU asks for it, by route or profile.
+    wants a cure, not a slow run. Whoever wants the CPU asks for it by route; a profile that runs on the CPU is content
+    with a torch for the accelerator, and takes one for the CPU where the accelerator does not work.
     """
     context, wishes = question.context, question.wishes
     host = question.facts.host
-    if wishes.route == "cpu-wheel" or _profile_kind(question) == "cpu":
+    if wishes.route == "cpu-wheel":
         return ["cpu"]
     if wishes.route == "mps-wheel":
         return ["mps"]
@@ -109,7 +110,9 @@ def kinds(question: Question) -> list[str]:
         )
         if there
     ]
-    return found or ["cpu"]
+    if not found or _profile_kind(question) == "cpu":
+        found.append("cpu")
+    return found
 
 
 def _profile_kind(question: Question) -> str | None:

@@ -159,6 +159,14 @@ def test_wishes_change_the_route() -> None:
     assert any("libuv" in item.reason for item in made.rejected if item.route == "keep")
 
 
+def test_a_profile_for_the_cpu_does_not_take_the_card_s_torch_away() -> None:
+    made = planned(facts(pc("RTX 4090", torch=None)), profile="smoke")
+    assert made.route == "stable-wheel" and made.launch and made.launch.device_type == "cpu"
+    without_driver = planned(facts(pc("RTX 4090", driver=None, torch=None)), profile="smoke")
+    assert without_driver.route == "cpu-wheel"
+    assert any("driver" in item.reason for item in without_driver.rejected)
+
+
 def test_a_card_to_build_for_must_be_in_the_wheel() -> None:
     healthy = facts(pc("RTX 4090", driver="570.172.08"))
     assert planned(healthy, archs=("8.9",)).route == "keep"
