@@ -94,7 +94,7 @@ def test_no_bundle(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     examine(base, "--eval", "core,sample")
     assert "CORE is left out" in capsys.readouterr().out
     for flags in (("--eval", "core"), ("--bundle", str(base / "nowhere"))):
-        with pytest.raises(NanochatError, match="is not there; unpack the evaluation bundle"):
+        with pytest.raises(NanochatError, match="is not there; fetch the evaluation bundle"):
             examine(base, *flags)
     examine(base, "--eval", "core", "--bundle", str(base / "elsewhere"))
     assert table(base, "d2_000007.csv")
