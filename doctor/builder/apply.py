@@ -136,7 +136,9 @@ class _Application:
         if not todo and begun is None:
             self.say("everything in the plan is there already")
             self.ready = True
-            self._settle_pins()
+            if self.pinned or self._was_cut_off():
+                # An environment that apply has never changed is not ours to hold.
+                self._settle_pins()
             self._complete()
             steps = tuple(StepResult(step.id, "already done") for step in self.plan.steps)
             return Result(False, steps=steps, notes=tuple(self.notes))
@@ -169,6 +171,11 @@ class _Application:
         kept = snapshot.read(self.target.state)
         if kept is None or kept.complete:
             snapshot.take(self.target, self.session.plan).save(self.target.state)
+
+    def _was_cut_off(self) -> bool:
+        """Whether an apply before this one did its steps, and was killed before it said so."""
+        kept = snapshot.read(self.target.state)
+        return kept is not None and not kept.complete
 
     def _complete(self) -> None:
         kept = snapshot.read(self.target.state)

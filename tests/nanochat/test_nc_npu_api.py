@@ -85,7 +85,10 @@ def npu_python() -> Path:
         [uv, "pip", "install", "--quiet", "--python", str(python), f"torch=={VERSION}",
          f"torch_npu=={VERSION}", "numpy", "pyyaml"],
     ):  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
+        # Not in the checkout: what apply pins there is not for this environment.
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=1500, check=False, cwd="/"
+        )
         if done.returncode != 0:
             pytest.skip(f"torch_npu cannot be installed: {done.stderr.strip()[-400:]}")
     (FOLDER / "complete").touch()
