@@ -45,13 +45,27 @@ def real() -> Path:
     return found[0].parent if found else _fetch()
 
 
+def _archive() -> str:
+    """The Debian archive that this machine's apt is set to, or a skip."""
+    told = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [line for line in told.stdout.split() if line.rstrip("/").endswith("/debian")]
+    if not found:
+        pytest.skip("no real PyTorch source: apt here is not set to an archive of Debian")
+    return found[0]
+
+
 def _fetch() -> Path:
     if shutil.which("apt-get") is None:
         pytest.skip(f"no real PyTorch source: no apt, and {VARIABLE} is not set")
     SHELF.mkdir(parents=True, exist_ok=True)
     lists = SHELF / "apt"
     (lists / "lists" / "partial").mkdir(parents=True, exist_ok=True)
-    (lists / "sources.list").write_text("deb-src http://deb.debian.org/debian trixie main\n")
+    (lists / "sources.list").write_text(f"deb-src {_archive()} trixie main\n")
     apt = ["apt-get", "-o", f"Dir::State::lists={lists}/lists", "-o",
            f"Dir::Etc::sourcelist={lists}/sources.list", "-o", "Dir::Etc::sourceparts=/-",
            "-o", f"Dir::Cache={lists}"]  # fmt: skip
