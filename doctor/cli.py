@@ -22,7 +22,7 @@ from doctor.facts import AREAS, SCHEMA, Facts, to_json
 from doctor.survey import DEFAULT_AREAS, survey
 from doctor.system import System
 from doctor.tables import Tables
-from doctor.wishes import FACTS, gather, wishes_options
+from doctor.wishes import FACTS, OFFLINE, gather, wishes_options
 
 NEEDED_AREAS = {
     "nvidia": ("host", "python"),
@@ -153,7 +153,7 @@ def facts(obj: dict[str, Any], network: bool, python: str | None) -> int:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
-@click.option("--offline", is_flag=True, help="Ask no index; decide from the tables.")
+@OFFLINE
 @wishes_options
 @FACTS
 @PYTHON
@@ -186,7 +186,7 @@ YES = click.option("--yes", is_flag=True, help="Do not ask.")
 @cli.command()
 @YES
 @click.option("--undo", is_flag=True, help="Bring back what was installed before the last apply.")
-@click.option("--offline", is_flag=True, help="Ask no index; decide from the tables.")
+@OFFLINE
 @wishes_options
 @PYTHON
 @click.pass_obj
@@ -252,7 +252,7 @@ def build_rustbpe(obj: dict[str, Any], /, prebuilt: bool, install_toolchain: boo
 @click.option(
     "--force", is_flag=True, help="Replace files that were edited; the edited ones are kept beside."
 )
-@click.option("--offline", is_flag=True, help="Ask no index; decide from the tables.")
+@OFFLINE
 @wishes_options
 @FACTS
 @PYTHON
@@ -285,7 +285,7 @@ def render(obj: dict[str, Any], /, output: Path | None, target: str, stage: str 
     metavar="DIR",
     help="Where the scripts go; default: runs/PROFILE in the checkout.",
 )
-@click.option("--offline", is_flag=True, help="Ask no index; decide from the tables.")
+@OFFLINE
 @wishes_options
 @PYTHON
 @click.pass_obj

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from doctor.errors import DoctorError, WrongUsage
 from doctor.facts import Facts, Host
 from doctor.plan import Launch, Plan
+from doctor.planner.steps import SHARD_MB
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,8 +31,6 @@ else:
 if TYPE_CHECKING:
     import jinja2
 
-SHARD_MB = 100
-"""Of a published shard, as the data sets are cut."""
 CHECKPOINT_BYTES = 12
 """Of a parameter in a checkpoint: its value and at most two moments, in single precision."""
 CHECKPOINTS = 3

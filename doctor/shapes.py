@@ -186,7 +186,7 @@ OPTIONAL: Mapping[str, Mapping[str, Shape]] = {
             "instead_of": str,
             **REMARKS,
         },
-        "artifact": REMARKS,
+        "artifact": {"disk_mb": POSITIVE, **REMARKS},
     },
     "accelerators": {
         "gpu": {"tflops_bf16": POSITIVE, "tflops_fp8": POSITIVE, **REMARKS},

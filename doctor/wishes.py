@@ -49,6 +49,9 @@ FACTS = click.option(
 )
 
 
+OFFLINE = click.option("--offline", is_flag=True, help="Ask no index; decide from the tables.")
+
+
 def wishes_options(command: Command) -> Command:
     """Add the options to a command; it is given them as keyword arguments, for `gather`."""
     for option in reversed(OPTIONS):

@@ -53,9 +53,9 @@ def steps(
     if decision.route not in INSTALLING:
         return ()
     found = [*_environment(target), *_torch(decision, facts, tables, target, option)]
-    found += [_trainer(tables, target), _rustbpe(target)]
+    found += [_trainer(tables, target), _rustbpe(tables, target)]
     if launch:
-        found += _data(launch, target)
+        found += _data(launch, tables, target)
     return tuple(found)
 
 
@@ -195,12 +195,19 @@ def _of_extra(extra: str) -> Iterator[Requirement]:
             yield requirement
 
 
-def _rustbpe(target: Target) -> Step:
-    command = doctor(target, "build-rustbpe", "--python", target.python)
-    return Step("rustbpe", "Build the tokenizer crate and install it", (command,), 25, 120, 1.5)
+def _rustbpe(tables: Tables, target: Target) -> Step:
+    cost = footprint(tables, "rustbpe")
+    return Step(
+        "rustbpe",
+        "Build the tokenizer crate and install it",
+        (doctor(target, "build-rustbpe", "--python", target.python),),
+        int(cost["network_mb"]),
+        int(cost["disk_mb"]),
+        float(cost["minutes"]),
+    )
 
 
-def _data(launch: Launch, target: Target) -> Iterator[Step]:
+def _data(launch: Launch, tables: Tables, target: Target) -> Iterator[Step]:
     if launch.shards:
         arguments = ["--num-files", str(launch.shards), "--source", launch.data]
         size = (launch.shards + 1) * SHARD_MB  # and the one that validation reads
@@ -212,12 +219,13 @@ def _data(launch: Launch, target: Target) -> Iterator[Step]:
             size,
         )
     if launch.core_metric:
+        bundle = tables.artifact("eval-bundle")
         yield _sized(
             "eval-bundle",
             "Fetch the evaluation bundle",
             (module(target, "nanochat.bundle"),),
-            165,
-            700,
+            int(bundle["size_mb"]),
+            int(bundle["disk_mb"]),
         )
 
 
