@@ -199,4 +199,6 @@ def _trees(system: System) -> Iterator[str]:
 
 
 def _is_source(system: System, place: str) -> bool:
-    return system.exists(f"{place}/setup.py") and system.exists(f"{place}/CMakeLists.txt")
+    """A tree of PyTorch's source; from 2.15 on there is no setup.py in it."""
+    build = (f"{place}/setup.py", f"{place}/pyproject.toml")
+    return system.exists(f"{place}/CMakeLists.txt") and any(map(system.exists, build))

@@ -67,19 +67,15 @@ class Builder:
             Stopped: a signal came; all compilers are gone by then, and the build can go on later.
         """
         driver = self.tree.driver
-        planned = (self.tree.build / "build.ninja").exists()
-        if driver.get("configure") and not planned:
+        if not (self.tree.build / "build.ninja").exists():
             self._stage("configuring")
             self.reporter.event("configure", "Configuring …")
             self._once(self._words(driver["configure"]))
         self._stage("compiling")
-        if driver.get("compile"):
-            self._compile(driver["compile"])
-            self._stage("packing")
-            self.reporter.event("pack", "Packing the wheel …")
-            self._once(self._words(driver["pack"]))
-        else:
-            self._compile(driver["pack"])
+        self._compile(driver["compile"])
+        self._stage("packing")
+        self.reporter.event("pack", "Packing the wheel …")
+        self._once(self._words(driver["pack"]))
         wheels = sorted(self.dist.glob("*.whl"), key=lambda path: path.stat().st_mtime)
         if not wheels:
             raise BuildFailed(diagnose(self.lines[-200:], 0), self.log)
@@ -95,9 +91,11 @@ class Builder:
     def _words(self, command: Sequence[str]) -> list[str]:
         values = {
             "python": self.python,
-            "ninja": "ninja",
+            # another ninja than the one that CMake found may not read its log, and begin anew
+            "ninja": ninja.program(self.tree.build) or "ninja",
             "jobs": str(self.jobs.wide),
             "dist": str(self.dist),
+            "scratch": str(self.dist / "scratch"),
         }
         return [word.format_map(values) for word in command]
 

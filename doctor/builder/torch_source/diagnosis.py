@@ -132,7 +132,10 @@ class Failure:
 def _where_it_broke(lines: list[str]) -> list[str]:
     """From CMake's first error, or Python's traceback, on; else the last lines."""
     for number, line in enumerate(lines):
-        if line.startswith(("CMake Error", "Traceback (most recent call last)", "ninja: error:")):
+        # pip indents what a build under it says
+        if line.lstrip().startswith(
+            ("CMake Error", "Traceback (most recent call last)", "ninja: error:")
+        ):
             return lines[number:]
     return lines[-ERROR_LINES // 3 :]
 

@@ -21,6 +21,7 @@ STATUS_FORMAT = "[%f/%t %r] "
 """For NINJA_STATUS: finished, of all, running."""
 
 BUILDING = re.compile(r"^Building \S+ (?:object|source) (.+)$|^(?:Generating|Linking|Creating) ")
+MAKE_PROGRAM = re.compile(r"^CMAKE_MAKE_PROGRAM:\w+=(.+)$", re.MULTILINE)
 FAILED = re.compile(r"^FAILED: (?:\[code=-?\d+\] )?(\S+)")
 
 
@@ -53,6 +54,16 @@ def objects(plan: str) -> list[str]:
 
 def _plain(path: str) -> str:
     return re.sub(r"\$(.)", r"\1", path)
+
+
+def program(build: Path) -> str | None:
+    """The ninja that CMake found for a build folder; None where it was not configured yet."""
+    try:
+        text = (build / "CMakeCache.txt").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+    found = MAKE_PROGRAM.search(text)
+    return found[1] if found else None
 
 
 def set_pool(path: Path, heavy: Callable[[str], bool], depth: int) -> int:

@@ -13,9 +13,9 @@ from doctor.builder.torch_source.draft import Draft, draft, hours
 from doctor.builder.torch_source.jobs import Jobs
 from doctor.builder.torch_source.preflight import preflight
 from doctor.builder.torch_source.programs import Programs, look_at_programs
-from doctor.builder.torch_source.recipe import environment
+from doctor.builder.torch_source.recipe import environment, meaning
 from doctor.builder.torch_source.toolchain import Compiler
-from doctor.builder.torch_source.tree import Tree, read_tree
+from doctor.builder.torch_source.tree import Tree, expected_tree, read_tree
 from doctor.builder.torch_source.weights import Weights
 from doctor.errors import DoctorError, Unknown, WrongUsage
 from doctor.facts import Facts
@@ -99,14 +99,15 @@ def look_ahead(request: Request, system: System, facts: Facts, tables: Tables) -
                 "cores; compilers may be killed."
             )
         chosen = replace(chosen, jobs=_with(chosen.jobs, request.jobs))
-    version = tree.version if tree else ref.removeprefix("v") if ref else None
+    version = tree.version if tree else _version_of(ref)
     prefix = system.env.get("CMAKE_PREFIX_PATH", "") or (
         facts.python.prefix or "" if facts.python and facts.python.conda else ""
     )
     settings = environment(
         facts, tables, chosen, version=version, prefix=prefix, cmake=programs.cmake_version
     )
-    found = preflight(system, facts, tables, chosen, tree, programs)
+    known = tree or (expected_tree(folder, version, tables) if version else None)
+    found = preflight(system, facts, tables, chosen, known, programs)
     if tree and ref is not None:
         # submodules of a clone of ours are fetched anyway
         found = [f for f in found if f.code != "build.submodules-missing"]
@@ -114,12 +115,19 @@ def look_ahead(request: Request, system: System, facts: Facts, tables: Tables) -
     notes += [
         f"{name}={system.env[name]} of the environment is overridden by {value}."
         for name, value in settings.items()
-        if system.env.get(name, value) != value and name not in ("CC", "CXX", "CMAKE_PREFIX_PATH")
+        if meaning(system.env.get(name, value)) != meaning(value)
+        and name not in ("CC", "CXX", "CMAKE_PREFIX_PATH")
     ]
     return Outlook(
         request, facts, tree, folder, ref, chosen, programs, settings, tuple(found), tuple(notes),
         _hours(facts, tables, tree, chosen),
     )  # fmt: skip
+
+
+def _version_of(ref: str | None) -> str | None:
+    """`v2.15.0` -> `2.15.0`; None for a branch or a commit, which tells none."""
+    match = re.fullmatch(r"v(\d+\.\d+.*)", ref or "")
+    return match[1] if match else None
 
 
 def _hours(facts: Facts, tables: Tables, tree: Tree | None, chosen: Draft) -> float:

@@ -37,7 +37,7 @@ def preflight(
     """All findings, errors first.
 
     Args:
-        tree: None where none is there yet; it is then not looked at.
+        tree: None where nothing is known of it.
     """
     c = Context(facts, tables)
     found = [*obstacles(facts, tables, chosen), *_programs(c, tree, programs), *_limits(c)]
@@ -75,7 +75,7 @@ def _programs(c: Context, tree: Tree | None, programs: Programs) -> Iterator[Fin
             ERROR,
             f"CMake {version} at {programs.cmake} is older than {tree.cmake}, the oldest that "
             f"PyTorch {tree.version} takes.",
-            [f"{programs.cmake}: {version}", f"{tree.path}/CMakeLists.txt: {tree.cmake}"],
+            [f"{programs.cmake}: {version}", f"{tree.told_by('CMakeLists.txt')}: {tree.cmake}"],
             "Install a newer one into the Python environment.",
             [c.pip_install(f"cmake>={tree.cmake}")],
         )

@@ -9,6 +9,17 @@ from doctor.facts import Facts
 from doctor.tables import Row, Tables
 from doctor.versions import older, parts
 
+SWITCHES = {
+    "ON": ("ON", "1", "YES", "TRUE", "Y"),
+    "OFF": ("OFF", "0", "NO", "FALSE", "N"),
+}
+"""Spellings of a switch that PyTorch's build knows (2.6.0: tools/setup_helpers/env.py)."""
+
+
+def meaning(value: str) -> str:
+    """A variable's value, with one spelling for each position of a switch."""
+    return next((m for m, spellings in SWITCHES.items() if value.upper() in spellings), value)
+
 
 def settings(
     rows: Sequence[Row], conditions: Collection[str], values: Mapping[str, str], version: str | None

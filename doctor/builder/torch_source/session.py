@@ -99,6 +99,7 @@ def carry_out(outlook: Outlook, system: System, tables: Tables, reporter: Report
             python=python,
             env={
                 **env,
+                **source.mirrored(tree.path, env),
                 **outlook.settings,
                 "PYTORCH_BUILD_VERSION": version,
                 "PYTORCH_BUILD_NUMBER": "1",

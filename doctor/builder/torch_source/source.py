@@ -22,7 +22,7 @@ TRIES = 3
 """Of each step of a clone; what was fetched before stays."""
 
 MARKER = "nanochat-doctor-clone"
-"""In .git of a clone of ours, which may be finished without asking."""
+"""In .git of a clone of ours, which may be finished without asking; holds the mirror that it came through."""
 
 
 def newest_release(tables: Tables, python: str | None) -> str:
@@ -116,7 +116,24 @@ def clone(
     for number, step in enumerate(steps):
         _step(step, folder, env, log)
         if number == 0:
-            marker.touch()
+            marker.write_text("\n".join(origin.rewrite or ()))
+
+
+def mirrored(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """Variables that send the build's own git to the mirror that the clone came through.
+
+    PyTorch's build fetches NCCL from its usual address while it configures.
+    """
+    try:
+        mirror, original = (folder / ".git" / MARKER).read_text().split("\n")
+    except (OSError, ValueError):
+        return {}
+    number = int(env.get("GIT_CONFIG_COUNT", "0"))
+    return {
+        "GIT_CONFIG_COUNT": str(number + 1),
+        f"GIT_CONFIG_KEY_{number}": f"url.{mirror}.insteadOf",
+        f"GIT_CONFIG_VALUE_{number}": original,
+    }
 
 
 def _step(step: list[str], folder: Path, env: Mapping[str, str], log: Path) -> None:

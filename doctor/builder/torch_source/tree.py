@@ -6,12 +6,20 @@ import hashlib
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from doctor.errors import DoctorError
 from doctor.tables import Row, Tables
+from doctor.versions import older
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 BUILD = "build"
 """PyTorch's build folder; its name is fixed in tools/setup_helpers/env.py."""
@@ -23,7 +31,8 @@ GCC_FLOOR = re.compile(
     r"CMAKE_COMPILER_IS_GNUCXX\s+AND\s+CMAKE_CXX_COMPILER_VERSION\s+VERSION_LESS\s+([\d.]+)"
 )
 PYTHON_FLOOR = re.compile(r"python_min_version\s*=\s*\((\d+),\s*(\d+)")
-REQUIRES_PYTHON = re.compile(r"requires-python\s*=\s*[\"']>=\s*([\d.]+)")
+AT_LEAST = re.compile(r">=\s*([\d.]+)")
+CMAKE_PROJECT = re.compile(r"project\s*\(\s*[\"${]*(\w+)", re.IGNORECASE)
 SUBMODULE_PATH = re.compile(r"^\s*path\s*=\s*(\S+)", re.MULTILINE)
 PART_OF = re.compile(
     r"^[^#\n]*add_subdirectory\(\"?\$\{[^}]*\}/(?:\.\./)?(third_party/[\w.-]+)", re.MULTILINE
@@ -45,7 +54,9 @@ class Tree:
         changed: files that differ from the commit, or are not in it.
         missing: submodules that are empty or not there.
         cmake: the oldest CMake it takes.
+        requires: distributions, with versions, that the Python needs that builds it.
         old_projects: projects below third_party that ask for a CMake before 3.5.
+        expected: it is not there yet; what is said of it comes from build/recipes.toml.
     """
 
     path: Path
@@ -59,11 +70,16 @@ class Tree:
     python: str | None
     requires: tuple[str, ...]
     old_projects: tuple[str, ...]
+    expected: bool = False
 
     @property
     def build(self) -> Path:
         """Where its objects lie."""
         return self.path / BUILD
+
+    def told_by(self, file: str) -> str:
+        """Where it is told what a file of the tree would say."""
+        return "build/recipes.toml" if self.expected else f"{self.path}/{file}"
 
 
 def read_tree(path: Path, tables: Tables) -> Tree:
@@ -75,10 +91,8 @@ def read_tree(path: Path, tables: Tables) -> Tree:
     if not path.is_dir():
         raise DoctorError(f"There is no folder {path}; name a PyTorch source tree with --source.")
     version = _text(path / "version.txt").strip().partition("\n")[0]
-    cmake = _text(path / "CMakeLists.txt")
-    if not re.match(r"\d+\.\d+", version) or not re.search(
-        r"project\s*\(\s*[\"$]?\{?Torch", cmake, re.IGNORECASE
-    ):
+    cmake, project = _text(path / "CMakeLists.txt"), _project(path)
+    if not re.match(r"\d+\.\d+", version) or not _is_torch(cmake, project):
         half = (path / ".git").exists() and not (path / "CMakeLists.txt").exists()
         raise DoctorError(
             f"{path} is a clone that was cut short; without --source it is finished, or run "
@@ -87,23 +101,47 @@ def read_tree(path: Path, tables: Tables) -> Tree:
             else f"{path} is no PyTorch source tree: it has no version.txt and CMakeLists.txt of one. "
             "Name the folder that holds them."
         )
-    setup, project = _text(path / "setup.py"), _text(path / "pyproject.toml")
-    python = PYTHON_FLOOR.search(setup)
-    required = REQUIRES_PYTHON.search(project)
+    python = PYTHON_FLOOR.search(_text(path / "setup.py"))
+    required = AT_LEAST.search(str(project.get("project", {}).get("requires-python", "")))
     commit, changed = _git_state(path)
+    driver = _driver(path, tables)
+    asked = project.get("build-system", {}).get("requires", ())
     gcc, floor = GCC_FLOOR.search(cmake), CMAKE_FLOOR.search(cmake)
     return Tree(
         path=path,
         version=version,
-        driver=_driver(path, tables),
+        driver=driver,
         commit=commit,
         changed=changed,
         missing=tuple(missing_submodules(path)),
         cmake=floor[1] if floor else None,
         gcc=gcc[1] if gcc else None,
         python=f"{python[1]}.{python[2]}" if python else required[1] if required else None,
-        requires=tuple(_requires(project)),
+        requires=(*map(str, asked), *driver["needs"]),
         old_projects=tuple(_old_projects(path)),
+    )
+
+
+def expected_tree(path: Path, version: str, tables: Tables) -> Tree | None:
+    """What is known of a release before it is cloned; None for one that is older than all rows."""
+    rows = [r for r in tables.rows("recipes", "tree") if not older(version, r["since"])]
+    if not rows:
+        return None
+    row = rows[-1]
+    driver = next(d for d in tables.rows("recipes", "driver") if d["name"] == row["driver"])
+    return Tree(
+        path=path,
+        version=version,
+        driver=driver,
+        commit=None,
+        changed=(),
+        missing=(),
+        cmake=row["cmake"],
+        gcc=row["gcc"],
+        python=None,
+        requires=(*row["requires"], *driver["needs"]),
+        old_projects=(),
+        expected=True,
     )
 
 
@@ -112,6 +150,23 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def _project(path: Path) -> dict[str, Any]:
+    """pyproject.toml; empty where there is none, or it is damaged."""
+    try:
+        found: dict[str, Any] = tomllib.loads(_text(path / "pyproject.toml"))
+    except tomllib.TOMLDecodeError:
+        return {}
+    return found
+
+
+def _is_torch(cmake: str, project: dict[str, Any]) -> bool:
+    """Up to 2.14 CMakeLists.txt names the project; later it takes pyproject.toml's name."""
+    named = {name.lower() for name in CMAKE_PROJECT.findall(cmake)}
+    return "torch" in named or (
+        "skbuild_project_name" in named and project.get("project", {}).get("name") == "torch"
+    )
 
 
 def _driver(path: Path, tables: Tables) -> Row:
@@ -143,18 +198,6 @@ def missing_submodules(path: Path) -> Iterator[str]:
             for inner in SUBMODULE_PATH.findall(_text(folder / ".gitmodules"))
             if (folder / inner).is_dir() and not any((folder / inner).iterdir())
         )
-
-
-def _requires(project: str) -> list[str]:
-    """Distributions that pyproject.toml's build-system asks for."""
-    match = re.search(
-        r"^\[build-system\][^\[]*?requires\s*=\s*\[(.*?)\]", project, re.DOTALL | re.MULTILINE
-    )
-    return (
-        re.findall(r"^\s*[\"']([^\"']+)[\"']", match[1].replace(",", "\n"), re.MULTILINE)
-        if match
-        else []
-    )
 
 
 def _old_projects(path: Path) -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from doctor.builder.torch_source.draft import Draft
 from doctor.builder.torch_source.obstacles import compiler_install
 from doctor.builder.torch_source.programs import Programs
+from doctor.builder.torch_source.recipe import meaning
 from doctor.builder.torch_source.tree import Tree
 from doctor.errors import Unknown
 from doctor.findings.context import Context, joined
@@ -17,9 +18,6 @@ from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.system import System
 from doctor.tables import Tables
 from doctor.versions import minor, older, parts
-
-SWITCHED_ON = ("ON", "1", "YES", "TRUE", "Y")
-"""As PyTorch's setup.py reads a variable."""
 
 
 def tree_obstacles(
@@ -31,14 +29,15 @@ def tree_obstacles(
     yield from _python(c, tree)
     yield from _cuda(c, tree, chosen)
     yield from _distributions_missing(c, tree, programs)
-    yield from _disk(c, system, tree, tables)
-    yield from _dates(c, system, tree)
+    if not tree.expected:
+        yield from _disk(c, system, tree, tables)
+        yield from _dates(c, system, tree)
 
 
 def _submodules(c: Context, tree: Tree, system: System) -> Iterator[Finding]:
     if not tree.missing:
         return
-    own = system.env.get("USE_SYSTEM_LIBS", "").upper() in SWITCHED_ON
+    own = meaning(system.env.get("USE_SYSTEM_LIBS", "")) == "ON"
     names = joined(tree.missing[:5]) + (
         f" and {len(tree.missing) - 5} more" if len(tree.missing) > 5 else ""
     )
@@ -74,7 +73,10 @@ def _compiler_floor(c: Context, tree: Tree, chosen: Draft) -> Iterator[Finding]:
             ERROR,
             f"{compiler.kind} {compiler.version} is older than {tree.gcc}, the oldest that PyTorch "
             f"{tree.version} takes.",
-            [f"{compiler.cxx}: {compiler.version}", f"{tree.path}/CMakeLists.txt: {tree.gcc}"],
+            [
+                f"{compiler.cxx}: {compiler.version}",
+                f"{tree.told_by('CMakeLists.txt')}: {tree.gcc}",
+            ],
             "Install a newer one beside it; build-torch then takes it by itself.",
             compiler_install(c, str(parts(tree.gcc)[0] + 2)),
         )
@@ -163,7 +165,7 @@ def _distributions_missing(c: Context, tree: Tree, programs: Programs) -> Iterat
             ERROR,
             f"{python.executable if python else 'This Python'} lacks what PyTorch {tree.version} is "
             f"built with: {joined(missing)}.",
-            [f"{tree.path}/pyproject.toml: [build-system] requires"],
+            [f"{tree.told_by('pyproject.toml')}: {', '.join(tree.requires)}"],
             "Install it into that environment.",
             [c.pip_install(*missing)],
         )

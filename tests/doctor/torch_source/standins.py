@@ -16,6 +16,9 @@ import pytest
 from conftest import REPO
 
 TEMPLATE = Path(__file__).parent / "standin"
+PEP517 = Path(__file__).parent / "standin_pep517"
+"""What differs in a tree that has scikit-build-core in place of a setup.py, as PyTorch's from 2.15 on."""
+
 TOOLS_FOLDER = REPO / ".venv-cuda"
 TOOLS_VARIABLE = "NANOCHAT_TEST_CUDA_PYTHON"
 """An interpreter whose environment has nvcc and the rest, in place of one that tests make."""
@@ -24,7 +27,8 @@ CUDA = "13.5.37"
 CUDA_PACKAGES = [
     f"nvidia-{name}=={CUDA}" for name in ("cuda-nvcc", "cuda-crt", "cuda-runtime", "nvvm")
 ]
-BUILD_PACKAGES = ["cmake", "ninja", "pip", "setuptools", "wheel"]
+BUILD_PACKAGES = ["cmake", "ninja", "pip", "scikit-build-core>=1.0", "setuptools", "wheel"]
+STAMP = "\n".join([*CUDA_PACKAGES, *BUILD_PACKAGES])
 
 GIT = {
     "GIT_AUTHOR_NAME": "a",
@@ -50,13 +54,19 @@ def toolbox() -> Toolbox:
     """Find it, or make it once from the Python index; without either the test is skipped aloud."""
     given = os.environ.get(TOOLS_VARIABLE)
     folder = Path(given).parent.parent if given else TOOLS_FOLDER
-    if not given and not (folder / "complete").exists():
+    if not given and not _complete(folder):
         _make(folder)
     homes = sorted(folder.glob("lib/python3.*/site-packages/nvidia/cu13"))
     if not homes or not (homes[0] / "bin" / "nvcc").exists():
         pytest.skip(f"no nvcc in {folder}")
     sources = sorted((folder / "share").glob("uvloop-*/vendor/libuv"))
     return Toolbox(folder / "bin" / "python", homes[0], sources[0] if sources else None)
+
+
+def _complete(folder: Path) -> bool:
+    """Whether an earlier run made it, with the packages that are wanted now."""
+    stamp = folder / "complete"
+    return stamp.exists() and stamp.read_text() == STAMP
 
 
 def _make(folder: Path) -> None:
@@ -78,7 +88,7 @@ def _make(folder: Path) -> None:
     for archive in share.glob("uvloop-*.tar.gz"):
         with tarfile.open(archive) as file:
             file.extractall(share, **({"filter": "data"} if sys.version_info >= (3, 12) else {}))
-    (folder / "complete").touch()
+    (folder / "complete").write_text(STAMP)
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -98,12 +108,14 @@ class Shape:
     Attributes:
         ops: number of small C++ files.
         files: path -> text, over the template's.
+        pep517: built by scikit-build-core; there is no setup.py.
     """
 
     ops: int = 4
     libuv: Path | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     submodule: bool = True
+    pep517: bool = False
 
 
 def op(number: int) -> str:
@@ -127,6 +139,12 @@ def make_tree(folder: Path, shape: Shape) -> Path:
     (folder / "torch" / "csrc" / "ops").mkdir()
     for number in range(shape.ops):
         (folder / "torch" / "csrc" / "ops" / f"op_{number}.cpp").write_text(op(number))
+    if shape.pep517:
+        (folder / "setup.py").unlink()
+        shutil.copytree(PEP517, folder, dirs_exist_ok=True)
+        cmake = folder / "CMakeLists.txt"
+        named = cmake.read_text().replace("project(Torch", "project(${SKBUILD_PROJECT_NAME}")
+        cmake.write_text(named)
     for path, text in shape.files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)

@@ -59,6 +59,26 @@ def test_for_12_0_with_libuv(workshop: Any, tools: Toolbox) -> None:
     assert changed.status == 1 and "source (" in changed.err, changed.err
 
 
+def test_a_tree_without_setup_py(workshop: Any, tools: Toolbox) -> None:
+    """PyTorch from 2.15 on: scikit-build-core configures and packs, ninja is run as before, with the pool.
+
+    What the first stage configured is not compiled again when the wheel is packed.
+    """
+    tree = workshop.tree(pep517=True)
+    wish = ("--arch", "12.0", "--libuv", "--jobs", "3", "--cuda-home", str(tools.cuda_home))
+    done = workshop.run(tree, *wish, "--json")
+    assert done.status == 0, done.out + done.err
+    read = done.event("read")
+    assert (read["archs"], read["libuv"], read["nccl"]) == (["12.0"], True, True)
+    assert all(e["ok"] for e in done.events if e["event"] == "check")
+    assert done.event("jobs")["heavy_objects"] == 1
+    progress = [e for e in done.events if e["event"] == "progress"]
+    assert progress[-1]["done"] == progress[-1]["total"] > 6
+    log = Path(done.event("start")["log"]).read_text()
+    assert log.count("Building CXX object CMakeFiles/c10.dir/c10/Error.cpp.o") == 1
+    assert len(list((tree / "build").glob("*.whl"))) == 0 and "sm120" in done.event("done")["wheel"]
+
+
 def test_without_libuv(workshop: Any) -> None:
     tree = workshop.tree()
     done = workshop.run(tree, "--no-libuv", "--json")

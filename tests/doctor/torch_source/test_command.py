@@ -61,6 +61,10 @@ def test_what_pytorch_ignores_is_named(doctor: Doctor, tree: Path) -> None:
     said = unwrapped(dry(doctor, "--source", str(tree)).out)
     assert "CUDA_ARCH_LIST=12.0 has no effect" in said and "USE_LIBUV=1 has no effect" in said
     assert "USE_TENSORPIPE=0 of the environment is overridden by 1" in said
+    doctor.env |= {"USE_TENSORPIPE": "ON", "USE_MPI": "OFF"}
+    assert "overridden" not in dry(doctor, "--source", str(tree)).out, (
+        "another spelling of the same"
+    )
 
 
 def test_too_many_jobs_are_warned_of(doctor: Doctor, tree: Path) -> None:

@@ -14,7 +14,7 @@ from doctor.builder.torch_source.draft import draft
 from doctor.builder.torch_source.preflight import preflight
 from doctor.builder.torch_source.programs import Programs, look_at_programs
 from doctor.builder.torch_source.toolchain import Compiler
-from doctor.builder.torch_source.tree import Tree, read_tree
+from doctor.builder.torch_source.tree import Tree, expected_tree, read_tree
 from doctor.facts import Facts, Python
 from doctor.findings import Finding
 from doctor.plan import Wishes
@@ -74,6 +74,21 @@ def test_cmake_4_with_old_projects(tree: Tree) -> None:
     unexpected = replace(old, version="2.9.0")
     assert look(machine(), unexpected, programs)["build.cmake-policy"].severity == "error"
     assert look(machine(), tree, programs) == {} == look(machine(), old)
+
+
+def test_a_release_is_known_before_it_is_cloned(tmp_path: Path) -> None:
+    """What cannot be built is said at once, and not after a gigabyte."""
+    newest = expected_tree(tmp_path / "v2.15.0", "2.15.0", TABLES)
+    debian_12 = replace(ALL_THERE, cmake_version="3.25.1")
+    found = look(machine(gcc="10.2.1"), newest, debian_12)
+    assert set(found) == {
+        "build.cmake-too-old", "build.compiler-too-old", "build.dependency-missing"
+    }  # fmt: skip
+    assert "older than 3.27" in found["build.cmake-too-old"].cause
+    assert all("build/recipes.toml" in "".join(f.evidence) for f in found.values())
+    missing = found["build.dependency-missing"].cause
+    assert "scikit-build-core>=1.0" in missing and missing.endswith(" and pip."), missing
+    assert expected_tree(tmp_path, "1.7.1", TABLES) is None
 
 
 def test_cmake_too_old(tree: Tree) -> None:

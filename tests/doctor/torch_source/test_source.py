@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from doctor.builder.torch_source.events import Reporter
-from doctor.builder.torch_source.source import Origin, clone, newest_release, origins
+from doctor.builder.torch_source.source import Origin, clone, mirrored, newest_release, origins
 from doctor.builder.torch_source.tree import read_tree
 from doctor.errors import DoctorError
 from doctor.tables import Tables
@@ -113,6 +114,10 @@ def test_a_mirror_of_the_host_serves_submodules_too(origin: str, tmp_path: Path)
     clone(folder, "v2.9.0", [Origin("https://far.invalid/origin"), place], env={**os.environ, **GIT},
           log=tmp_path / "log", reporter=Reporter(err=said))  # fmt: skip
     assert read_tree(folder, TABLES).missing == ()
+    env = {**os.environ, **GIT, **mirrored(folder, GIT)}
+    asked = ["git", "ls-remote", "--exit-code", "https://far.invalid/origin", "refs/tags/v2.9.0"]
+    assert subprocess.run(asked, env=env, capture_output=True, check=False).returncode == 0
+    assert mirrored(Path(origin), GIT) == {}, "a tree of the user's own"
 
 
 def test_origins_are_data() -> None:

@@ -125,12 +125,24 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_tree(tmp_path / "x", TABLES)
 
 
-def test_a_tree_of_the_newest_kind(tree: Path) -> None:
-    """setup.py forwards to pip there, and pyproject.toml names another builder."""
-    (tree / "setup.py").write_text("raise SystemExit('use pip')\n")
-    (tree / "pyproject.toml").write_text(
-        '[build-system]\nrequires = ["scikit-build-core>=1.0"]\n'
-        'build-backend = "scikit_build_core.build"\n[project]\nrequires-python = ">=3.11"\n'
-    )
+def test_a_tree_without_setup_py(tmp_path: Path) -> None:
+    """PyTorch from 2.15 on: pyproject.toml tells name, builder and needs, in a list with comments."""
+    tree = make_tree(tmp_path / "pytorch", Shape(ops=1, pep517=True))
     found = read_tree(tree, TABLES)
-    assert found.driver["name"] == "scikit-build-core" and found.python == "3.11"
+    assert found.driver["name"] == "scikit-build-core" and found.python == "3.10"
+    assert found.requires == ("scikit-build-core>=1.0", "cmake", "ninja", "pip")
+    (tree / "setup.py").write_text("raise SystemExit('use pip')\n")
+    assert read_tree(tree, TABLES).driver["name"] == "scikit-build-core"
+
+
+def test_another_project_of_the_same_builder_is_no_pytorch(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "other", Shape(ops=1, pep517=True))
+    file = tree / "pyproject.toml"
+    file.write_text(file.read_text().replace('name = "torch"', 'name = "other"'))
+    with pytest.raises(DoctorError, match="is no PyTorch source tree"):
+        read_tree(tree, TABLES)
+
+
+def test_a_damaged_pyproject_tells_nothing(tree: Path) -> None:
+    (tree / "pyproject.toml").write_text("[build-system\n")
+    assert read_tree(tree, TABLES).requires == ()
