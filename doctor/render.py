@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,7 @@ from doctor.errors import DoctorError, WrongUsage
 from doctor.facts import Facts, Host
 from doctor.plan import Launch, Plan
 from doctor.planner.steps import SHARD_MB
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from doctor.toml import tomllib
 
 if TYPE_CHECKING:
     import jinja2

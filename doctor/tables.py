@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,8 @@ from typing import Any, cast
 
 from doctor.errors import DoctorError, WrongUsage
 from doctor.shapes import OPTIONAL, SHAPES, fault
+from doctor.toml import tomllib
 from doctor.versions import parts
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Row = Mapping[str, Any]
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from doctor.errors import DoctorError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from doctor.toml import tomllib
 
 
 def write(path: Path, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +13,7 @@ from doctor.plan import Launch, Step
 from doctor.planner.commands import Target, doctor, install, make_environment, module, uninstall
 from doctor.planner.question import Decision
 from doctor.tables import Row, Tables
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from doctor.toml import tomllib
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -6,7 +6,6 @@ import functools
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from datetime import date
 from itertools import pairwise
@@ -24,14 +23,10 @@ from doctor.shapes import OPTIONAL, SHAPES
 from doctor.survey import survey
 from doctor.system import System
 from doctor.tables import Row, Tables, data_folder, read_table
+from doctor.toml import tomllib
 from doctor.versions import cann_key, minor, parts
 from nanochat import sizing
 from nanochat.config import ModelConfig
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FOLDER = data_folder()
 FILES = sorted(path.stem for path in FOLDER.glob("*.toml"))

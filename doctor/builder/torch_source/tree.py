@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,8 @@ from typing import Any
 
 from doctor.errors import DoctorError
 from doctor.tables import Row, Tables
+from doctor.toml import tomllib
 from doctor.versions import older
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 BUILD = "build"
 """PyTorch's build folder; its name is fixed in tools/setup_helpers/env.py."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,7 @@ from doctor.planner.launch import settle, shards
 from doctor.survey import survey
 from doctor.system import System
 from doctor.tables import Tables
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from doctor.toml import tomllib
 
 TABLES = Tables()
 WHEEL = TorchChoice("2.9.1", requirement="torch==2.9.1", libuv=True)
