@@ -183,6 +183,8 @@ class Library(Fact):
     name: str
     path: str
     version: str | None = None
+    header: str | None = None
+    """What is included to compile against it; None where there is no such file."""
 
 
 @fact

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from doctor.background import Background
 from doctor.errors import Unknown
-from doctor.facts import Gpu, Library, Nvidia, PciDevice
+from doctor.facts import Gpu, Nvidia, PciDevice
 from doctor.linker import Linker
 from doctor.look import Look, find_version
-from doctor.probe import nvidia_smi, nvidia_toolkits, pci
+from doctor.probe import nvidia_libraries, nvidia_smi, nvidia_toolkits, pci
 from doctor.probe.nvidia_smi import DriverAnswer
 from doctor.probe.nvidia_visible import visible_devices
 from doctor.pyenv import PythonEnvironment
@@ -26,10 +26,6 @@ GPU_CLASSES = ("0x0300", "0x0302")
 NVSWITCH_CLASSES = ("0x0680",)
 
 KERNEL_MODULE = re.compile(r"Kernel Module(?:\s+for \S+)?\s+(\d+(?:\.\d+)+)")
-LIBRARY_VERSION = re.compile(r"\.so\.(\d+(?:\.\d+)+)$")
-
-OUTSIDE_LIBRARIES = ("libcudnn.so.9", "libcudnn.so.8", "libnccl.so.2")
-
 
 NODE = re.compile(r"/dev/nvidia\d+")
 
@@ -84,7 +80,7 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         toolkits=toolkits.found,
         nvcc=toolkits.nvcc,
         nvcc_version=toolkits.nvcc_version,
-        libraries=tuple(_outside_libraries(system, linker)),
+        libraries=tuple(nvidia_libraries.probe(system, linker)),
         unknown=look.reasons | toolkits.reasons,
     )
 
@@ -133,7 +129,7 @@ def _driver_library(system: System, linker: Linker) -> str | None:
 
 def _library_version(system: System, path: str | None) -> str | None:
     """Driver version from the name of the library that libcuda.so.1 links to."""
-    match = LIBRARY_VERSION.search(path or "")
+    match = nvidia_libraries.VERSION.search(path or "")
     return match.group(1) if match and "." in match.group(1) else None
 
 
@@ -199,13 +195,3 @@ def _fabric_manager(system: System, gpus: tuple[Gpu, ...]) -> str | None:
     if not word:
         raise Unknown("systemctl does not tell the fabric manager's state")
     return "running" if word == "active" else "not running"
-
-
-def _outside_libraries(system: System, linker: Linker) -> list[Library]:
-    found = []
-    for name in OUTSIDE_LIBRARIES:
-        path = linker.find(name)
-        if path:
-            match = LIBRARY_VERSION.search(system.real(path))
-            found.append(Library(name=name, path=path, version=match.group(1) if match else None))
-    return found

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from doctor.builder.torch_source.draft import Draft, cost, disk_gb
 from doctor.builder.torch_source.jobs import HEADROOM_SHARE, MIB_PER_GB, usable_gb
+from doctor.builder.torch_source.recipe import headers_unknown
 from doctor.builder.torch_source.toolchain import compilers, unknown_archs
 from doctor.builder.torch_source.wish import base
-from doctor.facts import Facts, Host
+from doctor.facts import Facts
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.tables import Tables
@@ -22,7 +23,7 @@ def obstacles(facts: Facts, tables: Tables, chosen: Draft) -> Iterator[Finding]:
         yield from _toolkit(c, chosen)
     yield from _host_compiler(c, chosen)
     python, host = facts.python, facts.host
-    if python is not None and python.headers is None and not (facts.root and _bare(host)):
+    if python is not None and python.headers is None and not (facts.root and headers_unknown(host)):
         yield c.finding(
             "host.python-headers-missing",
             ERROR,
@@ -43,11 +44,6 @@ def obstacles(facts: Facts, tables: Tables, chosen: Draft) -> Iterator[Finding]:
             [f"free space: {free} MiB"],
             "Free space there, or put NANOCHAT_BASE_DIR on a larger disk.",
         )
-
-
-def _bare(host: Host | None) -> bool:
-    """Whether a tree below --root has no headers at all, so that a missing one means nothing."""
-    return host is None or not host.usr_include
 
 
 def _toolkit(c: Context, chosen: Draft) -> Iterator[Finding]:

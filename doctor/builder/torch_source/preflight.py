@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from doctor.builder.torch_source.draft import Draft
 from doctor.builder.torch_source.obstacles import obstacles
 from doctor.builder.torch_source.programs import Programs
-from doctor.builder.torch_source.recipe import serves
+from doctor.builder.torch_source.recipe import compilable, serves
 from doctor.builder.torch_source.tree import Tree
 from doctor.builder.torch_source.tree_obstacles import tree_obstacles
 from doctor.facts import Facts
@@ -119,14 +119,13 @@ def _limits(c: Context) -> Iterator[Finding]:
 
 def _libraries(c: Context, system: System, chosen: Draft) -> Iterator[Finding]:
     """What PyTorch is built without when it is not found, which is seldom what is wanted."""
-    libraries = {lib.name for lib in c.facts.nvidia.libraries} if c.facts.nvidia else set()
-    if chosen.cuda and not any("cudnn" in name for name in libraries):
+    if chosen.cuda and not compilable(c.facts, "libcudnn"):
         yield c.finding(
             "build.dependency-missing",
             WARNING,
-            "cuDNN is not installed outside of Python environments: this torch will be built "
-            "without it, and convolutions are slow. Transformers do not need it.",
-            ["no libcudnn.so.9 for the loader"],
+            "cuDNN is not installed outside of Python environments with its headers: this torch "
+            "will be built without it, and convolutions are slow. Transformers do not need it.",
+            ["no libcudnn.so.9 for the loader, or no cudnn.h"],
             "Install NVIDIA's package of it for this CUDA, or go on without.",
         )
     host = c.facts.host

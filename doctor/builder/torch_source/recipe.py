@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from doctor.builder.torch_source.draft import Draft
-from doctor.facts import Facts
+from doctor.facts import Facts, Host
 from doctor.tables import Row, Tables
 from doctor.versions import older, parts
 
@@ -47,6 +47,18 @@ def serves(row: Row, version: str | None) -> bool:
     return not after and not ("until" in row and not older(version, row["until"]))
 
 
+def headers_unknown(host: Host | None) -> bool:
+    """Whether a tree below --root has no headers at all, so that a missing one means nothing."""
+    return host is None or not host.usr_include
+
+
+def compilable(facts: Facts, name: str) -> bool:
+    """Whether NVIDIA's library of a name is on the machine, with its header."""
+    libraries = facts.nvidia.libraries if facts.nvidia else ()
+    unknown = bool(facts.root) and headers_unknown(facts.host)
+    return any(lib.name.startswith(name) and (lib.header or unknown) for lib in libraries)
+
+
 def environment(
     facts: Facts,
     tables: Tables,
@@ -63,7 +75,6 @@ def environment(
         prefix: folders for CMAKE_PREFIX_PATH, `;` between them.
         cmake: version of the CMake that will be run; None takes that of the facts.
     """
-    libraries = {lib.name for lib in facts.nvidia.libraries} if facts.nvidia else set()
     tools = facts.host.tools if facts.host else {}
     launcher = next((tools[name].path for name in ("sccache", "ccache") if name in tools), "")
     if cmake is None and "cmake" in tools:
@@ -71,8 +82,8 @@ def environment(
     conditions = {
         "cuda" if chosen.cuda else "cpu",
         "libuv" if chosen.libuv else "no-libuv",
-        "cudnn" if any("cudnn" in name for name in libraries) else "no-cudnn",
-        "system-nccl" if any("nccl" in name for name in libraries) else "bundled-nccl",
+        "cudnn" if compilable(facts, "libcudnn") else "no-cudnn",
+        "system-nccl" if compilable(facts, "libnccl") else "bundled-nccl",
         *(["launcher"] if launcher else []),
         *(["cc"] if chosen.compiler else []),
         *(["prefix"] if prefix else []),

@@ -229,8 +229,8 @@ def test_libraries_and_launchers_that_are_there_are_used() -> None:
         nvidia=replace(
             facts.nvidia,
             libraries=(
-                Library(name="libcudnn.so.9", path="/l"),
-                Library(name="libnccl.so.2", path="/l"),
+                Library(name="libcudnn.so.9", path="/l", header="/h"),
+                Library(name="libnccl.so.2", path="/l", header="/h"),
             ),
         ),
     )
@@ -238,6 +238,11 @@ def test_libraries_and_launchers_that_are_there_are_used() -> None:
     assert env["USE_CUDNN"] == env["USE_SYSTEM_NCCL"] == "1"
     assert env["CMAKE_CUDA_COMPILER_LAUNCHER"] == "/usr/bin/ccache"
     assert env["CMAKE_POLICY_VERSION_MINIMUM"] == "3.5"
+    assert facts.nvidia is not None
+    bare = tuple(replace(lib, header=None) for lib in facts.nvidia.libraries)
+    without = replace(facts, nvidia=replace(facts.nvidia, libraries=bare))
+    env = plan_build(without, TABLES, Wishes())[0].env
+    assert env["USE_CUDNN"] == env["USE_SYSTEM_NCCL"] == "0", "libraries without headers"
 
 
 def test_settings_by_version() -> None:
