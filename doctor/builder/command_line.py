@@ -57,6 +57,13 @@ class Line:
         return None
 
     @property
+    def installed(self) -> tuple[str, ...]:
+        """The words behind `install` that are no options: requirements, and values of options."""
+        at = self._install
+        words = self.words[at + 1 :] if at is not None else ()
+        return tuple(word for word in words if not word.startswith("-"))
+
+    @property
     def index(self) -> str | None:
         """The index that it names."""
         for at, word in enumerate(self.words):

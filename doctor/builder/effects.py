@@ -108,6 +108,13 @@ def _environment(question: Question) -> str | None:
     return None
 
 
+def _build_tools(question: Question) -> str | None:
+    """The requirements that the step's command names."""
+    lines = map(parse, question.step.commands)
+    wanted = [word for line in lines for word in line.installed]
+    return requirements.missing(question.target.environment(), wanted)
+
+
 def _torch(question: Question) -> str | None:
     return torch_effect.missing(question.plan, question.target)
 
@@ -183,6 +190,7 @@ def _asked(question: Question, *arguments: str) -> str | None:
 
 CHECKERS: Mapping[str, Checker] = {
     "environment": _environment,
+    "build-tools": _build_tools,
     "torch": _torch,
     "torch-npu": _torch_npu,
     "trainer": _trainer,

@@ -79,7 +79,11 @@ def _torch(
         yield Step("torch", f"Use the PyTorch tree at {torch.path}", commands, 20, 60, 0.2)
         return
     if decision.route == "source-build":
+        from doctor.builder.torch_source.planning import build_tools
+
         assert decision.build is not None
+        tools = install(target, build_tools(facts.python, tables))
+        yield Step("build-tools", "Install what PyTorch is built with", (tools,), 60, 250, 0.5)
         words = [word for arch in decision.build.archs for word in ("--arch", arch)]
         words += ["--libuv" if decision.build.libuv else "--no-libuv"]
         words += ["--python", target.python, "--install"]

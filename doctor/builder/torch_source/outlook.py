@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from doctor.builder.torch_source import ninja, source
+from doctor.builder.torch_source import ninja
 from doctor.builder.torch_source.draft import Draft, draft, hours
 from doctor.builder.torch_source.jobs import Jobs
+from doctor.builder.torch_source.planning import release_for
 from doctor.builder.torch_source.preflight import preflight
 from doctor.builder.torch_source.programs import Programs, look_at_programs
 from doctor.builder.torch_source.recipe import environment, meaning
@@ -163,11 +164,7 @@ def _place(
         except DoctorError as error:
             # it may be a package that was built elsewhere: good to import, not to build
             said.append(f"TORCH_LOCAL_PATH is left alone: {error}")
-    python = facts.python
-    minor = ".".join(python.version.split(".")[:2]) if python and python.version else None
-    if minor and python and python.free_threaded:
-        minor += "t"
-    ref = request.ref or source.newest_release(tables, minor)
+    ref = request.ref or release_for(facts.python, tables)
     return base_folder(facts) / SOURCE_SECTION / re.sub(r"[^\w.-]", "_", ref), ref, said
 
 

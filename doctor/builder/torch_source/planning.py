@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from doctor.builder.torch_source.draft import cost, disk_gb, draft, hours
 from doctor.builder.torch_source.obstacles import obstacles
 from doctor.builder.torch_source.recipe import environment
+from doctor.builder.torch_source.source import newest_release
+from doctor.builder.torch_source.tree import expected_tree
 from doctor.builder.torch_source.wish import canonical_archs
-from doctor.facts import Facts
+from doctor.facts import Facts, Python
 from doctor.findings.finding import Finding
 from doctor.plan import Build, Wishes
 from doctor.tables import Tables
+from doctor.versions import minor
 
-__all__ = ["canonical_archs", "plan_build"]
+__all__ = ["build_tools", "canonical_archs", "plan_build", "release_for"]
+
+
+def release_for(python: Python | None, tables: Tables) -> str:
+    """Tag of the newest PyTorch release that knows a Python.
+
+    Raises:
+        DoctorError: no release in the tables knows it.
+    """
+    series = minor(python.version) if python and python.version else None
+    if series and python and python.free_threaded:
+        series += "t"
+    return newest_release(tables, series)
+
+
+def build_tools(python: Python | None, tables: Tables) -> list[str]:
+    """Requirements, for pip, of what the newest PyTorch for a Python is built with.
+
+    Raises:
+        DoctorError: as `release_for`.
+    """
+    tree = expected_tree(Path(), release_for(python, tables).removeprefix("v"), tables)
+    assert tree is not None, "releases that the tables know are newer than the oldest row"
+    others = (name for name in tree.requires if name not in ("cmake", "ninja"))
+    return [f"cmake>={tree.cmake}", "ninja", *others]
 
 
 def plan_build(

@@ -68,6 +68,22 @@ def test_the_torch_that_is_there_is_the_chosen_one_or_not(
     assert found is None if problem is None else problem in str(found)
 
 
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_what_a_build_needs_is_named_by_its_command(uv_world: World, installer: str) -> None:
+    world = uv_world
+    world.serve("simple", make_wheel("ninja", "1.13"), make_wheel("cmake", "3.25"))
+    python = world.target.python
+    words = f"{world.uv} pip" if installer == "uv" else f"{python} -m pip"
+    command = f"{words} install --python {python} 'cmake>=3.27' ninja"
+    question = Question(world.plan(), Step("build-tools", "…", (command,)), world.target)
+    assert effects.missing(question) == "cmake is not installed; ninja is not installed"
+    world.put("ninja")
+    world.put("cmake")
+    assert effects.missing(question) == "cmake 3.25 is installed, and cmake>=3.27 is needed"
+    world.put("cmake==4.1", index=world.serve("newer", make_wheel("cmake", "4.1")))
+    assert effects.missing(question) is None
+
+
 def test_a_torch_that_lacks_files_is_not_there(uv_world: World) -> None:
     world = uv_world
     world.put(f"torch=={NEW}", index=f"{world.index.url}/cpu")

@@ -214,6 +214,9 @@ def test_a_wished_build_tells_what_stands_in_its_way() -> None:
     assert (made.build.archs, made.build.libuv) == (("8.9",), True)
     assert "cuda.toolkit-missing" in {f.code for f in made.findings}
     assert "cuda.toolkit-missing" in open_errors(made)
+    tools, build = (s for s in made.steps if s.id in ("build-tools", "torch"))
+    assert "scikit-build-core>=1.0" in tools.commands[0] and "cmake>=3.27" in tools.commands[0]
+    assert "build-torch --arch 8.9 --libuv" in build.commands[0]
 
 
 # --- what indexes say ---------------------------------------------------------------------------------
