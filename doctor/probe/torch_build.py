@@ -266,10 +266,15 @@ def _cxx11_abi(system: System, lib: str, names: set[str]) -> bool | None:
 
 
 def _closure(linker: Linker, folder: str, names: set[str], extensions: list[str]) -> Closure:
-    """What `import torch` loads, in its order."""
-    order = ("libtorch_global_deps.so", "libtorch_python.so", "libtorch.so", "libtorch_cuda.so")
+    """What `import torch` loads: one library by hand, the extension, and what they need.
+
+    Where the extension was not built yet, its libraries stand in for it.
+    """
+    order = ["libtorch_global_deps.so"]
+    if not extensions:
+        order += ["libtorch_python.so", "libtorch.so", "libtorch_cuda.so"]
     first = [f"{folder}/lib/{name}" for name in order if name in names]
-    return linker.closure([*first, *(f"{folder}/{n}" for n in extensions)], [f"{folder}/lib"])
+    return linker.closure([*first, *(f"{folder}/{n}" for n in extensions)])
 
 
 def _missing(system: System, closure: Closure, look: Look) -> Iterator[MissingLibrary]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from doctor.facts import Host
@@ -25,7 +25,7 @@ class Jobs:
     heavy_gb: float
     """What the heaviest object takes."""
     light_gb: float
-    """What one of the others takes on average."""
+    """What one of the others takes at the most."""
 
     @property
     def heavy_from_gb(self) -> float:
@@ -59,7 +59,8 @@ def fit_jobs(
         heavy_share: of a build's work, what its heavy objects are; 0 for a CPU build.
     """
     cuda = heavy_share > 0
-    light = _mean(w["memory_gb"] for w in weights if not w.get("heavy") and _counts(w, cuda))
+    # those that take the most are neighbours in ninja's plan, so that they meet
+    light = max(w["memory_gb"] for w in weights if not w.get("heavy") and _counts(w, cuda))
     heavy = max((w["memory_gb"] for w in weights if w.get("heavy") and cuda), default=light)
     memory = 2.0 * cores if memory_gb is None else memory_gb
     best, soonest = Jobs(1, 1, heavy, light), math.inf
@@ -75,11 +76,6 @@ def fit_jobs(
 def pace(wide: int, heavy: int, heavy_share: float) -> float:
     """How long a unit of work takes, in units of one core: the narrow pool may be what decides."""
     return max(1 / wide, heavy_share / heavy)
-
-
-def _mean(numbers: Iterable[float]) -> float:
-    found = list(numbers)
-    return sum(found) / len(found)
 
 
 def _counts(weight: Row, cuda: bool) -> bool:

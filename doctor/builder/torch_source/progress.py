@@ -19,7 +19,7 @@ OTHER_SECONDS = 0.5
 LEARN_SECONDS = 60.0
 """Between two times that what objects cost is written down, for builds that are killed."""
 
-PRIOR_SECONDS = 120.0
+PRIOR_SECONDS = 1200.0
 """Work, in seconds of a core, at which the pace so far counts as much as the table's."""
 
 
