@@ -19,12 +19,18 @@ from doctor.system import System
 from doctor.tables import Tables
 from doctor.versions import minor, older, parts
 
+TENSORPIPE = "third_party/tensorpipe"
+
 
 def tree_obstacles(
     c: Context, system: System, tables: Tables, chosen: Draft, tree: Tree, programs: Programs
 ) -> Iterator[Finding]:
     """All findings of a tree."""
-    yield from _submodules(c, tree, system)
+    # then the system's libraries stand in for third_party
+    own = meaning(system.env.get("USE_SYSTEM_LIBS", "")) == "ON"
+    yield from _submodules(c, tree, own)
+    if own and chosen.libuv:
+        yield from _libuv(c, tree)
     yield from _compiler_floor(c, tree, chosen)
     yield from _python(c, tree)
     yield from _cuda(c, tree, chosen)
@@ -34,10 +40,9 @@ def tree_obstacles(
         yield from _dates(c, system, tree)
 
 
-def _submodules(c: Context, tree: Tree, system: System) -> Iterator[Finding]:
+def _submodules(c: Context, tree: Tree, own: bool) -> Iterator[Finding]:
     if not tree.missing:
         return
-    own = meaning(system.env.get("USE_SYSTEM_LIBS", "")) == "ON"
     names = joined(tree.missing[:5]) + (
         f" and {len(tree.missing) - 5} more" if len(tree.missing) > 5 else ""
     )
@@ -60,6 +65,20 @@ def _submodules(c: Context, tree: Tree, system: System) -> Iterator[Finding]:
         else [
             f"git -C {shlex.quote(str(tree.path))} submodule update --init --recursive --depth 1 --jobs 8"
         ],
+    )
+
+
+def _libuv(c: Context, tree: Tree) -> Iterator[Finding]:
+    """Where the system's TensorPipe stands in for the submodule, the build goes through, without libuv."""
+    if not any(name.startswith(TENSORPIPE) for name in tree.missing):
+        return
+    yield c.finding(
+        "build.submodules-missing",
+        ERROR,
+        f"libuv comes with {TENSORPIPE}, which is empty: with the system's TensorPipe this torch "
+        "would be built without it.",
+        [f"{tree.path}/{TENSORPIPE}: empty", "cmake/Dependencies.cmake: TORCH_USE_LIBUV"],
+        "Fetch that submodule with its own, or build with --no-libuv.",
     )
 
 

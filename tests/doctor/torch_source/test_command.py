@@ -10,7 +10,7 @@ from conftest import Answer, Doctor
 from machines import build
 from machines.describe import Machine, nvidia
 
-from torch_source.standins import Shape, make_tree
+from torch_source.standins import Shape, git, make_tree
 
 
 @pytest.fixture
@@ -65,6 +65,19 @@ def test_what_pytorch_ignores_is_named(doctor: Doctor, tree: Path) -> None:
     assert "overridden" not in dry(doctor, "--source", str(tree)).out, (
         "another spelling of the same"
     )
+
+
+def test_the_system_s_tensorpipe_brings_no_libuv(doctor: Doctor, tree: Path) -> None:
+    """An hour and a half of compiling ended so, on Debian's tree: nothing failed, and libuv was not in it."""
+    git(tree, "submodule", "deinit", "--force", "--all")
+    findings = dry(doctor, "--source", str(tree), "--json").json["findings"]
+    assert [f["severity"] for f in findings if f["code"] == "build.submodules-missing"] == ["error"]
+    doctor.env["USE_SYSTEM_LIBS"] = "ON"
+    said = unwrapped(dry(doctor, "--source", str(tree), "--libuv").out)
+    assert "libuv comes with third_party/tensorpipe, which is empty" in said
+    findings = dry(doctor, "--source", str(tree), "--no-libuv", "--json").json["findings"]
+    severities = {f["severity"] for f in findings if f["code"] == "build.submodules-missing"}
+    assert severities == {"warning"}
 
 
 def test_too_many_jobs_are_warned_of(doctor: Doctor, tree: Path) -> None:
