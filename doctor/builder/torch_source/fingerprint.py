@@ -31,6 +31,10 @@ class Fingerprint:
         text = json.dumps(dict(sorted(self.parts.items())))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def has(self, settings: Mapping[str, str]) -> bool:
+        """Whether it was made with these settings, as far as they have an effect."""
+        return all(self.parts.get(k) == v for k, v in _counted(settings).items())
+
     def changed(self, former: Fingerprint) -> list[str]:
         """What differs from an earlier one, in words."""
         names = sorted({*self.parts, *former.parts})
@@ -39,6 +43,10 @@ class Fingerprint:
             for name in names
             if self.parts.get(name) != former.parts.get(name)
         ]
+
+
+def _counted(settings: Mapping[str, str]) -> dict[str, str]:
+    return {k: v for k, v in settings.items() if not k.endswith(WITHOUT_EFFECT)}
 
 
 def _short(value: str | None) -> str:
@@ -57,8 +65,7 @@ def fingerprint(
         settings: the recipe's variables.
         programs: name -> path and version of compilers, CMake, Python.
     """
-    counted = {k: v for k, v in settings.items() if not k.endswith(WITHOUT_EFFECT)}
-    return Fingerprint({"source": source, **counted, **programs})
+    return Fingerprint({"source": source, **_counted(settings), **programs})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from doctor.builder.torch_source import ninja
 from doctor.builder.torch_source.draft import Draft, draft, hours
+from doctor.builder.torch_source.fingerprint import read_state
 from doctor.builder.torch_source.jobs import Jobs
 from doctor.builder.torch_source.planning import release_for
 from doctor.builder.torch_source.preflight import preflight
@@ -121,7 +122,7 @@ def look_ahead(request: Request, system: System, facts: Facts, tables: Tables) -
     ]
     return Outlook(
         request, facts, tree, folder, ref, chosen, programs, settings, tuple(found), tuple(notes),
-        _hours(facts, tables, tree, chosen),
+        _hours(facts, tables, tree, chosen, settings),
     )  # fmt: skip
 
 
@@ -131,13 +132,19 @@ def _version_of(ref: str | None) -> str | None:
     return match[1] if match else None
 
 
-def _hours(facts: Facts, tables: Tables, tree: Tree | None, chosen: Draft) -> float:
-    """By what is left of a configured tree, object by object; else by the table's whole."""
+def _hours(
+    facts: Facts, tables: Tables, tree: Tree | None, chosen: Draft, settings: Mapping[str, str]
+) -> float:
+    """By what is left of a configured tree, object by object; else by the table's whole.
+
+    What other settings have made is put aside, and counts for nothing.
+    """
     plan = tree.build / "build.ninja" if tree else None
     if tree is None or plan is None or not plan.exists():
         return hours(tables, chosen)
     weights = learned_weights(base_folder(facts) / CACHE_SECTION, tables)
-    made = ninja.read_log(tree.build)
+    state = read_state(tree.build)
+    made = ninja.read_log(tree.build) if state and state.fingerprint.has(settings) else {}
     text = plan.read_text(encoding="utf-8", errors="surrogateescape")
     left = sum(weights.seconds(name) for name in ninja.objects(text) if name not in made)
     return left / chosen.jobs.wide / 3600

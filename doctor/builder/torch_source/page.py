@@ -37,7 +37,7 @@ def to_json(outlook: Outlook) -> dict[str, Any]:
         "jobs": chosen.jobs.wide,
         "heavy_jobs": chosen.jobs.heavy,
         "nvcc_threads": 1,
-        "hours": round(outlook.hours, 2),
+        "hours": round(outlook.hours, 4),
         "env": dict(outlook.settings),
         "notes": list(outlook.notes),
         "findings": [finding.to_json() for finding in outlook.findings],

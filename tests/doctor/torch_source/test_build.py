@@ -88,6 +88,11 @@ def test_without_libuv(workshop: Any) -> None:
         "import",
         "two ranks, gloo",
     ]
+    left = {
+        wish: workshop.run(tree, wish, "--dry-run", "--json").event("plan")["hours"]
+        for wish in ("--no-libuv", "--libuv")
+    }
+    assert left["--no-libuv"] == 0 < left["--libuv"], "other settings begin anew"
     python = workshop.folder / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
     install_wheel(Path(done.event("done")["wheel"]), str(python))
