@@ -22,6 +22,8 @@ from doctor.errors import DoctorError
 
 SAMPLE_SECONDS = 1.0
 
+SCRATCH = "scratch"
+
 
 class BuildFailed(DoctorError):
     """A build that ended badly; what the compiler said comes with it."""
@@ -71,6 +73,8 @@ class Builder:
             self._stage("configuring")
             self.reporter.event("configure", "Configuring …")
             self._once(self._words(driver["configure"]))
+            # a builder that cannot only configure has packed a wheel of nothing
+            shutil.rmtree(self.dist / SCRATCH, ignore_errors=True)
         self._stage("compiling")
         self._compile(driver["compile"])
         self._stage("packing")
@@ -95,7 +99,7 @@ class Builder:
             "ninja": ninja.program(self.tree.build) or "ninja",
             "jobs": str(self.jobs.wide),
             "dist": str(self.dist),
-            "scratch": str(self.dist / "scratch"),
+            "scratch": str(self.dist / SCRATCH),
         }
         return [word.format_map(values) for word in command]
 

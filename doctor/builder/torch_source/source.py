@@ -126,9 +126,9 @@ def mirrored(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
     """
     try:
         mirror, original = (folder / ".git" / MARKER).read_text().split("\n")
+        number = int(env.get("GIT_CONFIG_COUNT", "0"))
     except (OSError, ValueError):
         return {}
-    number = int(env.get("GIT_CONFIG_COUNT", "0"))
     return {
         "GIT_CONFIG_COUNT": str(number + 1),
         f"GIT_CONFIG_KEY_{number}": f"url.{mirror}.insteadOf",

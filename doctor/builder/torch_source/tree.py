@@ -97,10 +97,10 @@ def read_tree(path: Path, tables: Tables) -> Tree:
             "Name the folder that holds them."
         )
     python = PYTHON_FLOOR.search(_text(path / "setup.py"))
-    required = AT_LEAST.search(str(project.get("project", {}).get("requires-python", "")))
+    required = AT_LEAST.search(str(_table(project, "project").get("requires-python", "")))
     commit, changed = _git_state(path)
     driver = _driver(path, tables)
-    asked = project.get("build-system", {}).get("requires", ())
+    asked = _table(project, "build-system").get("requires")
     gcc, floor = GCC_FLOOR.search(cmake), CMAKE_FLOOR.search(cmake)
     return Tree(
         path=path,
@@ -112,7 +112,7 @@ def read_tree(path: Path, tables: Tables) -> Tree:
         cmake=floor[1] if floor else None,
         gcc=gcc[1] if gcc else None,
         python=f"{python[1]}.{python[2]}" if python else required[1] if required else None,
-        requires=(*map(str, asked), *driver["needs"]),
+        requires=(*map(str, asked if isinstance(asked, list) else ()), *driver["needs"]),
         old_projects=tuple(_old_projects(path)),
     )
 
@@ -156,11 +156,16 @@ def _project(path: Path) -> dict[str, Any]:
     return found
 
 
+def _table(project: dict[str, Any], name: str) -> dict[str, Any]:
+    found = project.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def _is_torch(cmake: str, project: dict[str, Any]) -> bool:
     """Up to 2.14 CMakeLists.txt names the project; later it takes pyproject.toml's name."""
     named = {name.lower() for name in CMAKE_PROJECT.findall(cmake)}
     return "torch" in named or (
-        "skbuild_project_name" in named and project.get("project", {}).get("name") == "torch"
+        "skbuild_project_name" in named and _table(project, "project").get("name") == "torch"
     )
 
 

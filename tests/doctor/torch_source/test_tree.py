@@ -144,5 +144,10 @@ def test_another_project_of_the_same_builder_is_no_pytorch(tmp_path: Path) -> No
 
 
 def test_a_damaged_pyproject_tells_nothing(tree: Path) -> None:
-    (tree / "pyproject.toml").write_text("[build-system\n")
-    assert read_tree(tree, TABLES).requires == ()
+    for text in (
+        "[build-system\n",
+        'build-system = 1\nproject = "x"\n',
+        "[build-system]\nrequires = 1\n",
+    ):
+        (tree / "pyproject.toml").write_text(text)
+        assert read_tree(tree, TABLES).requires == ()
