@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,10 +20,24 @@ import pytest
 # Before any test imports torch: threads that spin for long while they wait make a busy machine ten times as slow.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
+# A runner that was started in the background ignores it, and so would all that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REPO = Path(__file__).resolve().parent.parent
 TORCH_FOLDER = REPO / ".venv-torch"
 TORCH_VARIABLE = "NANOCHAT_TEST_TORCH_PYTHON"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+_held: list[socket.socket] = []
+
+
+def dead_port() -> int:
+    """A port of this machine that refuses; it stays taken, so that no server of a test gets it."""
+    _held.append(socket.socket())
+    _held[-1].bind(("127.0.0.1", 0))
+    port: int = _held[-1].getsockname()[1]
+    return port
 
 
 @dataclass(frozen=True)

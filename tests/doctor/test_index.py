@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import dead_port
 from index_server import JSON_TYPE, IndexServer, Trouble, Wheel, make_wheel
 
 from doctor import index_fetch
@@ -45,12 +45,6 @@ def server() -> Iterator[IndexServer]:
 
 def wheel(version: str, tags: str = X86, **more: Any) -> Wheel:
     return Wheel(f"torch-{version}-{tags}.whl", **more)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
 
 
 class Rows(Tables):
@@ -329,7 +323,7 @@ def test_a_proxy_that_points_nowhere(
     server: IndexServer, asker: Asker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.project("whl/cu128", "torch", [wheel("2.9.0+cu128")])
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{dead_port()}")
     (reason,) = asker("cu128").unreachable.values()
     assert reason == "the proxy refuses or does not answer"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -460,9 +454,9 @@ for _ in range(2):
 
 
 def test_a_mirror_where_pytorchs_own_is_out_of_reach(server: IndexServer, asker: Asker) -> None:
-    asker.base = f"http://127.0.0.1:{free_port()}/whl"
+    asker.base = f"http://127.0.0.1:{dead_port()}/whl"
     asker.mirrors = [
-        {"name": "dead", "url": f"http://127.0.0.1:{free_port()}/whl"},
+        {"name": "dead", "url": f"http://127.0.0.1:{dead_port()}/whl"},
         {"name": "half", "url": f"{server.url}/half"},
         {"name": "flat", "url": f"{server.url}/flat", "option": "--find-links"},
         {"name": "late", "url": f"{server.url}/late"},
@@ -486,7 +480,7 @@ def test_a_mirror_where_pytorchs_own_is_out_of_reach(server: IndexServer, asker:
 
 
 def test_a_mirror_without_a_fitting_wheel_is_none(server: IndexServer, asker: Asker) -> None:
-    asker.base = f"http://127.0.0.1:{free_port()}/whl"
+    asker.base = f"http://127.0.0.1:{dead_port()}/whl"
     asker.mirrors = [{"name": "m", "url": f"{server.url}/m"}]
     url = server.project("m/cpu", "torch", [wheel("2.9.0+cpu")])
     found = asker("cpu", python="3.9")

@@ -377,6 +377,8 @@ def test_a_signal_while_another_start_is_at_work(
             [BASH, folder / "base.sh"],
             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "NANOCHAT_BASE_DIR": str(tmp_path)},
             text=True, stdout=subprocess.PIPE,
+            # under nohup it would be ignored
+            preexec_fn=lambda: signal.signal(sign, signal.SIG_DFL),
         )  # fmt: skip
         assert waiting.stdout is not None
         assert (

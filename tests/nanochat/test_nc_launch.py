@@ -318,7 +318,9 @@ def test_the_status_of_the_rank_that_failed(tmp_path: Path, ending: str, status:
 @pytest.mark.parametrize("libuv", ["0", "1"])
 def test_a_signal_ends_agent_and_ranks(tmp_path: Path, libuv: str) -> None:
     rank = script(
-        tmp_path, "rank.py", "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(90)\n"
+        tmp_path,
+        "rank.py",
+        "import os, time\nos.write(1, b'%d\\n' % os.getpid())\ntime.sleep(90)\n",
     )
     agent = subprocess.Popen(
         [sys.executable, "-m", "nanochat.launch", "--standalone", "--nproc_per_node", "2", rank],

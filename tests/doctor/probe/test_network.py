@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import dead_port
 
 from doctor.errors import Unknown
 from doctor.facts import Endpoint
@@ -103,12 +104,6 @@ def ask(port: int, scheme: str = "http") -> Endpoint:
     return network.ask(question)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
 @pytest.mark.parametrize(
     ("talk", "trouble"),
     [
@@ -149,7 +144,7 @@ def test_a_server_that_dawdles() -> None:
 
 
 def test_a_port_where_nothing_listens() -> None:
-    assert ask(free_port()).trouble == "the connection was refused"
+    assert ask(dead_port()).trouble == "the connection was refused"
 
 
 def test_a_name_that_does_not_resolve() -> None:
@@ -215,7 +210,7 @@ def test_no_tls_where_tls_was_asked() -> None:
 
 
 def test_a_proxy_where_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{dead_port()}")
     with serving(answers(200)) as port:
         found = ask(port)
         assert (found.reachable, found.trouble) == (
@@ -228,9 +223,9 @@ def test_a_proxy_where_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_proxy_that_asks_for_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(answers(407)) as proxy:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy}")
-        assert ask(free_port()).trouble == "the proxy asks for a password (407)"
+        assert ask(dead_port()).trouble == "the proxy asks for a password (407)"
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy}")
-        assert ask(free_port(), "https").trouble == "the proxy refuses or does not answer"
+        assert ask(dead_port(), "https").trouble == "the proxy refuses or does not answer"
 
 
 # --- the whole probe --------------------------------------------------------------------------
@@ -252,7 +247,7 @@ class Rows(Tables):
 @pytest.fixture
 def system() -> System:
     machine = System()
-    machine.env = {"UV_INDEX_URL": f"http://127.0.0.1:{free_port()}/simple", "HOME": "/nowhere"}
+    machine.env = {"UV_INDEX_URL": f"http://127.0.0.1:{dead_port()}/simple", "HOME": "/nowhere"}
     return machine
 
 
@@ -285,7 +280,7 @@ def test_nothing_to_ask(system: System) -> None:
 
 def test_an_empty_setting_that_hides_no_index(system: System) -> None:
     system.env["UV_INDEX_URL"] = ""
-    system.env["PIP_INDEX_URL"] = f"http://user:pass@127.0.0.1:{free_port()}/simple/"
+    system.env["PIP_INDEX_URL"] = f"http://user:pass@127.0.0.1:{dead_port()}/simple/"
     (found,) = network.probe(system, Rows(), None).endpoints
     assert (found.name, found.host) == ("pip's index", "127.0.0.1")
     assert "pass" not in repr(found)
