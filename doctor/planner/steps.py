@@ -83,7 +83,14 @@ def _torch(
 
         assert decision.build is not None
         tools = install(target, build_tools(facts.python, tables))
-        yield Step("build-tools", "Install what PyTorch is built with", (tools,), 60, 250, 0.5)
+        cost = footprint(tables, "build-tools")
+        yield _sized(
+            "build-tools",
+            "Install what PyTorch is built with",
+            (tools,),
+            int(cost["network_mb"]),
+            int(cost["disk_mb"]),
+        )
         words = [word for arch in decision.build.archs for word in ("--arch", arch)]
         words += ["--libuv" if decision.build.libuv else "--no-libuv"]
         words += ["--python", target.python, "--install"]
