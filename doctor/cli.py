@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from doctor.facts import AREAS, SCHEMA, Facts, to_json
 from doctor.survey import DEFAULT_AREAS, survey
 from doctor.system import System
 from doctor.tables import Tables
+from doctor.visible import Stream, json_text
 from doctor.wishes import FACTS, OFFLINE, gather, wishes_options
 
 NEEDED_AREAS = {
@@ -353,19 +353,17 @@ def _live(obj: dict[str, Any], command: str) -> System:
 
 
 def _print_json(data: Any) -> None:
-    text = json.dumps(data, indent=1, ensure_ascii=False)
-    # file names that are no UTF-8 reach us as lone surrogates, which no reader takes
-    click.echo(text.encode("utf-8", "replace").decode())
+    click.echo(json_text(data, indent=1))
 
 
 def _prepare_streams() -> None:
-    """Let a closed stream swallow, and one that knows no `✓` replace, what is printed to it."""
+    """Let a closed stream swallow, and any other show, what is printed to it; no `✓` where it is not known."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            setattr(sys, name, Stream(stream))
 
 
 def _complain(text: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from doctor.planner.page import duration
+from doctor.visible import visible
 
 MARKS = {"start": "▶", "done": "✓", "failed": "✗", "skipped": "✓"}
 
@@ -178,4 +179,4 @@ def last_lines(path: Path, count: int = 8) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    return [line for line in text.splitlines() if line.strip()][-count:]
+    return [visible(line, lines=True) for line in text.splitlines() if line.strip()][-count:]

@@ -22,6 +22,7 @@ from doctor.facts import Facts, Host
 from doctor.plan import Launch, Plan
 from doctor.planner.steps import SHARD_MB
 from doctor.toml import tomllib
+from doctor.visible import visible
 
 if TYPE_CHECKING:
     import jinja2
@@ -183,7 +184,21 @@ def _quoted(value: Any) -> str:
     text = str(value)
     if "\0" in text:
         raise TypeError(f"{text!r} holds a zero byte, which no shell can pass on")
-    return shlex.quote(text)
+    return shlex.quote(text) if visible(text, lines=True) == text else _spelled(text)
+
+
+def _spelled(text: str) -> str:
+    """One word for bash in which what is not printable is spelled, so that the script can be shown on a terminal."""
+    try:
+        words = [
+            letter
+            if visible(letter) == letter and letter not in "\\'"
+            else "".join(f"\\x{byte:02x}" for byte in letter.encode(errors="surrogateescape"))
+            for letter in text
+        ]
+    except UnicodeEncodeError as error:
+        raise TypeError(f"{text!r} holds what is no character") from error
+    return f"$'{''.join(words)}'"
 
 
 def _words(values: Iterable[Any]) -> Safe:

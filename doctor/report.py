@@ -11,6 +11,7 @@ import click
 
 from doctor.facts import AREAS, Facts
 from doctor.findings import ERROR, INFO, WARNING, Finding
+from doctor.visible import visible
 
 MARKS = {ERROR: "✗", WARNING: "!", INFO: "·", "fine": "✓", "unknown": "?", "absent": "-"}
 PLAIN = str.maketrans({"✗": "x", "✓": "+", "·": ".", "→": "->", "×": "x", "…": "..."})
@@ -54,13 +55,13 @@ def print_report(
 
     for area in areas:
         state, text = _area(facts, findings, area)
-        line(f"{_mark(state)} {click.style(f'{area:8}', bold=True)} {text}")
+        line(f"{_mark(state)} {click.style(f'{area:8}', bold=True)} {visible(text)}")
     if facts.deep is not None:
         line()
         for check in facts.deep.checks:
             state = {True: "fine", False: ERROR, None: "absent"}[check.ok]
             took = f" ({check.seconds:.1f} s)" if check.seconds is not None else ""
-            line(f"{_mark(state)} {check.name}: {check.detail}{took}")
+            line(f"{_mark(state)} {check.name}: {visible(check.detail)}{took}")
     told = [f for f in findings if f.severity != INFO]
     for finding in told:
         line()
@@ -70,7 +71,7 @@ def print_report(
         line()
         line(f"{_mark(INFO)} not there yet: {', '.join(f.code for f in notes)}")
     line()
-    line(next_step(facts, findings))
+    line(visible(next_step(facts, findings)))
 
 
 def _knows(signs: str, out: IO[str]) -> bool:
@@ -91,17 +92,17 @@ def _print_finding(finding: Finding, width: int, line: Callable[[str], None]) ->
     for row in _wrapped(finding.cause, width):
         line(row)
     for item in finding.evidence[:3]:
-        line(click.style(f"    read: {item}", dim=True))
+        line(click.style(f"    read: {visible(item)}", dim=True))
     for row in _wrapped(f"→ {finding.remedy.text}", width):
         line(row)
     for command in finding.remedy.commands:
         # never wrapped: it is there to be copied
-        line(f"      {command}")
+        line(f"      {visible(command)}")
 
 
 def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(
-        text,
+        visible(text, lines=True),
         width,
         initial_indent="    ",
         subsequent_indent="    ",

@@ -14,6 +14,7 @@ from typing import IO
 from doctor.errors import DoctorError
 from doctor.follow import Run, Stage, last_lines
 from doctor.plan import Launch
+from doctor.visible import control, visible
 
 POLL = 0.25
 QUIET = 30.0
@@ -143,7 +144,7 @@ class _Screen:
         if self._terminal:
             self._clear()
             width = os.get_terminal_size(self._out.fileno()).columns
-            self._out.write(progress.line(stage)[: width - 1])
+            self._out.write(visible(progress.line(stage))[: width - 1])
             self._out.flush()
         elif time.monotonic() - self._told > QUIET:
             self._say(progress.line(stage))
@@ -154,7 +155,7 @@ class _Screen:
 
     def _clear(self) -> None:
         if self._terminal:
-            self._out.write("\r\x1b[K")
+            control(self._out, "\r\x1b[K")
 
 
 def sample(folder: Path) -> str:

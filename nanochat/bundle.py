@@ -20,6 +20,7 @@ from typing import Any
 from nanochat import flags
 from nanochat.errors import NanochatError
 from nanochat.files import base_dir
+from nanochat.visible import visible
 
 URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 """Where it is published."""
@@ -276,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"{visible(line)}\n")
     sys.stdout.flush()
 
 

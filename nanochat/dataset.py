@@ -32,6 +32,7 @@ from nanochat.shards import (
     read_manifest,
     shard_name,
 )
+from nanochat.visible import visible
 
 HUB = "https://huggingface.co"
 """Where published sets lie, unless HF_ENDPOINT names a mirror."""
@@ -327,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(visible(line), flush=True)
 
 
 if __name__ == "__main__":

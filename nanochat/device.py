@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from nanochat.errors import NanochatError, WrongUsage
+from nanochat.visible import visible
 
 ENVIRONMENT: Mapping[str, str] = {
     # Segments that grow: without them, steps of different shapes leave holes that nothing fits into. The older name of
@@ -572,7 +573,7 @@ def warn_once(sentence: str) -> None:
     """Say something on stderr, the first time only and from the first rank only."""
     if sentence not in _warned and os.environ.get("RANK", "0") == "0":
         _warned.add(sentence)
-        print(f"note: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"note: {visible(sentence)}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nanochat.errors import NanochatError, WrongUsage
+from nanochat.visible import visible
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C ended, as shells have it."""
@@ -77,7 +78,7 @@ def run(
     except NanochatError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {visible(error)}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Whoever read our output has left (`| head`). Python would complain once more when it flushes at the end.

@@ -31,6 +31,7 @@ from torch import distributed as dist
 
 from nanochat.errors import NanochatError, WrongUsage
 from nanochat.flags import run
+from nanochat.visible import visible
 
 LIBUV_VARIABLE = "NANOCHAT_LIBUV"
 """`0` keeps libuv out; `1`, empty or unset leaves it to what this torch can."""
@@ -272,7 +273,7 @@ def be_worker(words: Sequence[str]) -> None:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    print(visible(line), file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from nanochat.model import GPT
 from nanochat.plan import make_plan, memory_setting
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import Step, Trainer, make_optimizer
+from nanochat.visible import visible
 from nanochat.watch import Heartbeat, check_finite, explain_collectives
 
 STAGE = "base"
@@ -66,7 +67,7 @@ class Run:
     def say(self, line: str) -> None:
         """For people; from the first rank alone."""
         if self.world.first:
-            print(line, flush=True)  # noqa: T201
+            print(visible(line), flush=True)  # noqa: T201
 
     # --- setting up -----------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from nanochat.flags import Parser, at_least, positive, run
 from nanochat.model import GPT
 from nanochat.shards import Dataset
 from nanochat.tokenizer import Tokenizer
+from nanochat.visible import show_warnings, visible
 
 PARTS = ("core", "bpb", "sample")
 SAMPLE_TOKENS = 16
@@ -88,7 +88,7 @@ class Candidate:
     def say(self, line: str = "") -> None:
         """For people; from the first rank alone."""
         if self.world.first:
-            print(line, flush=True)
+            print(visible(line), flush=True)
 
     def write(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
         """Write a table to `<base>/base_eval/<tag>_<step><name>.csv`, from the first rank alone."""
@@ -109,7 +109,7 @@ def examined(args: argparse.Namespace, step: int | None) -> Iterator[Candidate]:
         WrongUsage: no such device type.
         NanochatError: no such checkpoint, or the device's memory is too small.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    show_warnings()
     device = devices.find(args.device_type)
     world = join(device)
     try:

@@ -6,7 +6,6 @@ torchrun --nproc_per_node 8 -m scripts.base_train --depth 24
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from nanochat import device as devices  # first: it sets what torch reads when it is imported
@@ -16,6 +15,7 @@ from nanochat.flags import Parser, at_least, positive, run
 from nanochat.metrics import NO_RUN
 from nanochat.plan import MOST_ROWS, USUAL_RATIO
 from nanochat.pretraining import LATEST, Run
+from nanochat.visible import show_warnings
 from nanochat.watch import Heartbeat, connect, explain_collectives
 
 
@@ -118,7 +118,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train as the flags say."""
     args = parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    show_warnings()
     device = devices.find(args.device_type)
     world = join(device)
     try:

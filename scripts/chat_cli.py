@@ -6,7 +6,6 @@ from a pipe. The model's words go to standard output, everything else to standar
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Protocol
@@ -21,6 +20,7 @@ from nanochat.engine import Engine, TextStream
 from nanochat.errors import NanochatError
 from nanochat.flags import Parser, at_least, positive, run
 from nanochat.tokenizer import Tokenizer
+from nanochat.visible import show_warnings, visible
 
 WORDS = "/clear forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer"
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--dtype", default=devices.AUTO, help=" | ".join((devices.AUTO, *devices.DTYPES))
     )
     args = parser.parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    show_warnings()
 
     prompt = args.prompt
     if prompt is None and not sys.stdin.isatty():
@@ -202,11 +202,11 @@ def converse(talk: Talk, speaker: Speaker) -> None:
 def _show(text: str) -> None:
     """The model's words; a terminal that lacks a character shows a question mark."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
+    print(visible(text).encode(encoding, "replace").decode(encoding), end="", flush=True)
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from nanochat.errors import NanochatError
 from nanochat.files import atomic
 from nanochat.flags import Parser, at_least, run
 from nanochat.tokenizer import BOS, SPECIALS, Tokenizer
+from nanochat.visible import visible
 
 WEIGHTS = "model.safetensors"
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_tokenizer(checkpoint, tokenizer)
     written = FORMATS[args.format](checkpoint, tokenizer, args.output)
     for path in written:
-        print(f"{path}  {path.stat().st_size:,} bytes")
+        print(visible(f"{path}  {path.stat().st_size:,} bytes"))
 
 
 def to_safetensors(checkpoint: Checkpoint, tokenizer: Tokenizer, folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from nanochat.dataset import resolve
 from nanochat.sample_texts import SAMPLES
 from nanochat.shards import read_documents
 from nanochat.tokenizer import Tokenizer
+from nanochat.visible import visible
 from nanochat.vocabularies import Vocabulary
 
 DOCUMENTS = 1000
@@ -65,7 +66,7 @@ def _bytes_per_token(vocabulary: Vocabulary, documents: Sequence[str], size: int
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(visible(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from nanochat.dataset import resolve
 from nanochat.files import base_dir
 from nanochat.shards import Dataset, read_documents
 from nanochat.tokenizer import SMALLEST_VOCAB, SPECIALS, Tokenizer, default_path
+from nanochat.visible import visible
 
 SAMPLE_DOCUMENTS = 1000
 """Documents of the validation shard on which bytes per token are measured."""
@@ -132,7 +133,7 @@ def _amount(text: str) -> int:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(visible(line), flush=True)
 
 
 if __name__ == "__main__":

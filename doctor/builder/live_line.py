@@ -7,6 +7,7 @@ import sys
 import time
 
 from doctor.builder.programs import Say
+from doctor.visible import control, visible
 
 
 class LiveLine:
@@ -25,7 +26,8 @@ class LiveLine:
         """Show how far it is now."""
         if self._terminal:
             width = max(20, _columns() - 1)
-            sys.stderr.write(f"\r\x1b[K{text[:width]}")
+            control(sys.stderr, "\r\x1b[K")
+            sys.stderr.write(visible(text)[:width])
             sys.stderr.flush()
             self._drawn = True
         elif time.monotonic() - self._spoken >= self.PAUSE:
@@ -35,7 +37,7 @@ class LiveLine:
     def clear(self) -> None:
         """Take the line away."""
         if self._drawn:
-            sys.stderr.write("\r\x1b[K")
+            control(sys.stderr, "\r\x1b[K")
             sys.stderr.flush()
             self._drawn = False
 

@@ -14,6 +14,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from doctor.visible import visible
+
 PATH_FILE = "nanochat-doctor-torch.pth"
 VERSION = re.compile(r"""^__version__(?:\s*:[^=]*)?\s*=\s*['"]([^'"]+)['"]""", re.MULTILINE)
 
@@ -88,9 +90,9 @@ def main(arguments: list[str]) -> int:
     try:
         version = link(Path(arguments[0]).absolute(), Path(sysconfig.get_path("purelib")))
     except (ValueError, OSError) as error:
-        print(f"nanochat-doctor: {error}", file=sys.stderr)
+        print(f"nanochat-doctor: {visible(error)}", file=sys.stderr)
         return 1
-    print(f"torch {version} from {Path(arguments[0]).parent}")
+    print(visible(f"torch {version} from {Path(arguments[0]).parent}"))
     return 0
 
 

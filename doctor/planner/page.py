@@ -11,6 +11,7 @@ import click
 from doctor.findings import ERROR, INFO
 from doctor.plan import Launch, Plan
 from doctor.planner import open_errors
+from doctor.visible import visible
 
 WIDTH = 100
 
@@ -18,7 +19,7 @@ WIDTH = 100
 def print_plan(plan: Plan, out: IO[str]) -> None:
     """Print route, reasons, cost, steps, launch settings, and what a person must do first."""
     for line in page(plan):
-        click.echo(line, file=out)
+        click.echo(visible(line), file=out)
 
 
 def page(plan: Plan) -> Iterator[str]:

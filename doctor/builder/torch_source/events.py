@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import IO, Any
+
+from doctor.visible import control, json_text, visible
 
 LINE_SECONDS = 0.2
 """Between two states of the live line."""
@@ -46,7 +47,7 @@ class Reporter:
         """
         if self.out is not None:
             said = {"event": name, "time": round(time.time(), 3), **fields}
-            self.out.write(json.dumps({**said, **({"text": text} if text else {})}) + "\n")
+            self.out.write(json_text({**said, **({"text": text} if text else {})}) + "\n")
             self.out.flush()
         elif text:
             self.clear()
@@ -65,14 +66,16 @@ class Reporter:
             self.event("progress", text, **fields)
             return
         width = _width(self.err)
+        text = visible(text)
         self._live = text if len(text) < width else text[: width - 2] + "…"
-        self.err.write(f"\r\x1b[2K{self._live}")
+        control(self.err, "\r\x1b[2K")
+        self.err.write(self._live)
         self.err.flush()
 
     def clear(self) -> None:
         """Take the live line away before something else is printed."""
         if self._live:
-            self.err.write("\r\x1b[2K")
+            control(self.err, "\r\x1b[2K")
             self._live = ""
 
 
