@@ -87,7 +87,13 @@ class Stream(io.TextIOWrapper):
         raise AttributeError("buffer")
 
     def write(self, text: str) -> int:
-        """Write it so that it can be read."""
+        """Write it so that it can be read.
+
+        Raises:
+            TypeError: bytes; click tries some to learn what kind of stream this is.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"write() takes text, not {type(text).__name__}")
         if not self._colours:
             super().write(visible(text, lines=True))
             return len(text)

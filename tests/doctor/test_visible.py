@@ -237,5 +237,10 @@ def test_an_ascii_terminal_gets_no_bypass(doctor: Doctor, hostile: Path) -> None
     assert not dangerous(answer.out + answer.err)
 
 
+def test_a_stream_takes_text_alone() -> None:
+    with pytest.raises(TypeError):
+        Stream(io.TextIOWrapper(io.BytesIO(), "utf-8")).write(b"")  # type: ignore[arg-type]
+
+
 def test_marks_of_the_report_are_printable() -> None:
     assert all(visible(mark) == mark for mark in report.MARKS.values())
