@@ -99,9 +99,7 @@ def build_runs(build: TorchBuild, device: str, tables: Tables) -> Runs | None:
 def driver_floor(cuda: str, devices: Sequence[str], tables: Tables) -> str | None:
     """Lowest driver that runs a CUDA version on some devices: of its major, and of each card."""
     floors = [tables.major_floor(cuda)]
-    for device in devices:
-        row = tables.arch(device)
-        floors.append(str(row["min_driver"]) if row else None)
+    floors += [row.get("min_driver") for row in map(tables.arch, devices) if row]
     known = [floor for floor in floors if floor]
     return max(known, key=parts, default=None)
 

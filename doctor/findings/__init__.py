@@ -1,7 +1,7 @@
 """Facts in, findings out: rules that name a problem, its evidence and its cure.
 
 A rule is a generator over a `Context`; its module says which area it belongs to. A rule that
-raises becomes a finding itself, and the others go on.
+raises becomes an error of its own, since what it would have said is unknown; the others go on.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _guarded(rule: Rule, context: Context) -> Iterator[Finding]:
     except Exception as error:
         yield Finding(
             code="doctor.rule-failed",
-            severity=WARNING,
+            severity=ERROR,  # what it would have said is unknown, and unknown is not fine
             title=context.tables.code("doctor.rule-failed")["title"],
             cause=f"The rule {rule.__name__} met facts that it cannot read: "
             f"{type(error).__name__}: {error}.",

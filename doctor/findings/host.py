@@ -241,7 +241,7 @@ def not_examined(c: Context) -> Iterator[Finding]:
         elif area in AREAS:
             yield c.finding(
                 "doctor.not-examined",
-                WARNING,
+                ERROR,
                 f"Area {area} could not be looked at: {reason}.",
                 [reason],
                 "Run it again; with --debug it shows more.",

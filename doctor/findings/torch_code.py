@@ -49,6 +49,8 @@ def _some_build_serves(c: Context) -> bool:
     arch_name = host.arch if host else None
     every = compat.wheels(c.tables, python=None, cpu_arch=arch_name, glibc=None)
     found = [wheel for wheel in every if wheel.cuda]
+    if any(row["tegra"] for cc in c.capabilities if (row := c.tables.arch(cc))):
+        return True  # builds for Jetsons lie on indexes of their own
     return not c.capabilities or any(
         compat.code_runs(cc, w.cuda, w.row["sass"], w.row["ptx"], (), c.tables) is not Runs.NO
         for cc in c.capabilities

@@ -22,6 +22,9 @@ NOT_CURED_BY_ANOTHER_TORCH = frozenset(
 )
 """Faults of the environment around a torch; they are findings of the plan, and no reason to replace it."""
 
+UNANSWERED = frozenset({"doctor.rule-failed", "doctor.not-examined"})
+"""A rule or probe that gave no answer; what it would have said is never taken for a yes."""
+
 OTHERS = frozenset(
     {
         "cuda.driver-too-old",
@@ -47,7 +50,9 @@ def objections(
     assert facts.torch is not None
     as_installed = replace(facts, torch=replace(facts.torch, installed=build))
     for finding in examine(as_installed, tables):
-        if finding.severity == ERROR and _counts(finding, kind):
+        if finding.code in UNANSWERED:
+            yield f"whether torch {build.version} serves here is unknown: {finding.cause}"
+        elif finding.severity == ERROR and _counts(finding, kind):
             yield finding.cause
     yield from _unmet(build, tables, wishes)
 

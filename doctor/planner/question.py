@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from doctor.facts import Facts
@@ -79,13 +79,30 @@ class Question:
         """What keeps every torch from the devices of a kind."""
         codes = BLOCKING.get(kind, frozenset()) | BLOCKING_ALL
         found = [f for f in self.findings if f.severity == ERROR and f.code in codes]
+        if kind == "cpu" and not self.cpu_is_asked_for:
+            found += unseen(self.facts, self.findings)
         masked = self._some_are_masked(kind)
         return [f for f in found if not (masked and f.code.endswith(".no-devices-visible"))]
+
+    @property
+    def cpu_is_asked_for(self) -> bool:
+        """Whether the CPU is to do the work whatever else there is."""
+        return self.wishes.route == "cpu-wheel" or _profile_kind(self) == "cpu"
 
     def _some_are_masked(self, kind: str) -> bool:
         """Whether a variable names devices that do not exist, and some that do."""
         area = self.facts.nvidia if kind == "cuda" else self.facts.ascend
         return bool(area and area.visible_variable and area.visible)
+
+
+def unseen(facts: Facts, findings: Sequence[Finding]) -> list[Finding]:
+    """Findings that an area with accelerators could not be looked at: that there is none is not known."""
+    reasons = [reason for area, reason in facts.unknown.items() if area in ("nvidia", "ascend")]
+    return [
+        f
+        for f in findings
+        if f.code == "doctor.not-examined" and any(r in f.evidence for r in reasons)
+    ]
 
 
 def kinds(question: Question) -> list[str]:

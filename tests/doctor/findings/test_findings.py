@@ -110,7 +110,7 @@ def test_a_rule_that_raises_becomes_a_finding(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(package, "RULES", (broken, sound))
     failed, other = sorted(examine(Facts(), TABLES), key=lambda f: f.code)
     assert failed.code == "doctor.rule-failed"
-    assert failed.severity == WARNING
+    assert failed.severity == ERROR, "what it would have said is unknown: check must not exit 0"
     assert "broken" in failed.cause and "KeyError: 'hbm'" in failed.cause
     assert other.code == "host.memory-low"
     assert failed.cause.endswith(".") and failed.evidence and failed.remedy.text
