@@ -55,9 +55,7 @@ def test_nothing_is_kept_and_nothing_is_fine_where_a_probe_failed(area: str) -> 
 
 @pytest.mark.parametrize("area", ["nvidia", "ascend"])
 def test_no_answer_about_accelerators_is_no_cpu_machine(area: str) -> None:
-    facts = Facts(
-        host=HOST, python=PYTHON, nvidia=Nvidia(), ascend=Ascend(), torch=Torch()
-    )
+    facts = Facts(host=HOST, python=PYTHON, nvidia=Nvidia(), ascend=Ascend(), torch=Torch())
     assert planned(facts).route == "cpu-wheel"
     failed = replace(facts, unknown={area: "the probe failed: OSError: x"}, **{area: None})
     made = planned(failed)
@@ -75,4 +73,6 @@ def test_every_architecture_goes_through_check_and_plan(row: dict[str, object]) 
             assert made.reason.endswith(".")
             assert "doctor.rule-failed" not in {f.code for f in made.findings}
             if made.route == "keep":
-                assert torch is CUDA_TORCH or float(cc) < 3.8, "a CPU build beside a card that some torch serves"
+                assert torch is CUDA_TORCH or float(cc) < 3.8, (
+                    "a CPU build beside a card that some torch serves"
+                )
