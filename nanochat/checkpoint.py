@@ -6,7 +6,6 @@ exist: a run that is killed leaves complete checkpoints and, at most, files that
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -17,12 +16,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from nanochat import meta as meta_file
 from nanochat.attention import choose
 from nanochat.config import ModelConfig
 from nanochat.device import AUTO, Device
 from nanochat.distributed import World
 from nanochat.errors import NanochatError, WrongUsage
-from nanochat.files import atomic, base_dir, crc32
+from nanochat.files import base_dir, crc32
+from nanochat.lock import Taken, hold
 from nanochat.model import GPT
 from nanochat.reshard import Share, reshard
 from nanochat.tensors import Entry, read, write
@@ -38,10 +39,10 @@ STAGES: Mapping[str, str] = {
 }
 """Stages of training -> folders below the base folder."""
 
-FORMAT = 1
 FILE_OF_STEP = re.compile(
     r"\.?(?:model|optim|state|meta)_(\d+)(?:_rank\d+)?\.(?:pt|json)(?:\.\d+\.tmp)?"
 )
+LOCK = ".lock"
 COMPILED_PREFIX = "_orig_mod."
 """What torch.compile puts before the names of a module's parameters."""
 
@@ -102,6 +103,27 @@ class Checkpoint:
 # --- writing ----------------------------------------------------------------------------------
 
 
+def claim(folder: Path, world: World | None = None) -> None:
+    """Keep a folder for this run until its process ends: two that saved there would remove each other's files.
+
+    Raises:
+        NanochatError: another run has it, or it cannot be written; on all ranks.
+    """
+    world = world or World()
+
+    def take() -> None:
+        if not world.first:
+            return
+        try:
+            hold(folder / LOCK)
+        except Taken as error:
+            raise NanochatError(
+                f"another run trains in {folder} ({error}); wait for it, end it, or give this one another --model-tag"
+            ) from error
+
+    together(world, take)
+
+
 def save(
     folder: Path,
     step: int,
@@ -145,16 +167,16 @@ def save(
     def commit() -> Checkpoint | None:
         if not world.first:
             return None
-        whole = {
-            **meta,
-            "format": FORMAT,
-            "step": step,
-            "world_size": world.size,
-            "torch": torch.__version__,
-            "files": {name: entry for share in shares for name, entry in share.items()},
-        }
-        with atomic(_meta_path(folder, step), "w") as file:
-            file.write(json.dumps(whole, indent=1))
+        whole = meta_file.write(
+            _meta_path(folder, step),
+            {
+                **meta,
+                "step": step,
+                "world_size": world.size,
+                "torch": str(torch.__version__),
+                "files": {name: entry for share in shares for name, entry in share.items()},
+            },
+        )
         _prune(folder, step, keep, whole["files"])
         return Checkpoint(folder, step, whole)
 
@@ -165,19 +187,27 @@ def together(world: World, work: Callable[[], T]) -> list[T]:
     """Do something on every rank, and give all the results to all; a failure anywhere is raised everywhere.
 
     Raises:
-        NanochatError: what `work` raised, with the rank.
+        NanochatError: what `work` raised, with the rank. What nobody foresaw is raised as it is where it happened.
     """
     result: T | None = None
-    failure = ""
+    failure: Exception | None = None
     try:
         result = work()
-    except NanochatError as error:
-        failure = str(error)
-    outcomes = world.gather_objects((result, failure))
+    except Exception as error:
+        failure = error
+    outcomes = world.gather_objects((result, _said(failure)))
+    if failure is not None and (world.size == 1 or not isinstance(failure, NanochatError)):
+        raise failure
     for rank, (_, failed) in enumerate(outcomes):
         if failed:
-            raise NanochatError(f"rank {rank}: {failed}" if world.size > 1 else failed)
+            raise NanochatError(f"rank {rank}: {failed}")
     return [outcome for outcome, _ in outcomes]
+
+
+def _said(failure: Exception | None) -> str:
+    if failure is None or isinstance(failure, NanochatError):
+        return str(failure or "")
+    return f"unexpected {type(failure).__name__}: {failure}"
 
 
 def _first_of(results: list[T | None]) -> T:
@@ -301,19 +331,11 @@ def open_checked(folder: Path, step: int) -> Checkpoint:
     """
     path = _meta_path(folder, step)
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(folder, step, f"{path.name} cannot be read ({error})") from error
-    if not isinstance(meta, dict) or "files" not in meta:
-        raise NanochatError(
-            f"{path} was written by another program (upstream nanochat names its files alike, but has no "
-            "checksums and other parameters); train the model here, or name another --model-tag"
-        )
-    if meta.get("format") != FORMAT:
-        raise NanochatError(
-            f"{path} has format {meta.get('format')}, and this trainer reads format {FORMAT}; use the "
-            "trainer that wrote it"
-        )
+        meta = meta_file.read(path, step)
+    except meta_file.Damaged as error:
+        raise _damaged(folder, step, f"{path.name} {error}") from error
+    except meta_file.Foreign as error:
+        raise NanochatError(f"{path} {error}") from error
     for name, entry in meta["files"].items():
         if problem := _difference(folder / name, entry):
             raise _damaged(folder, step, f"{name} {problem}")

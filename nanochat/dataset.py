@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from nanochat import corpus, flags, stdlib_text
+from nanochat import checksums, corpus, flags, stdlib_text
 from nanochat.download import Patience, Remote, download
 from nanochat.errors import NanochatError, WrongUsage
 from nanochat.files import BASE_VARIABLE, base_dir
@@ -211,6 +211,8 @@ def fetch(
         say=say,
         what=published.name,
     )
+    noted = checksums.known(folder)
+    checksums.record(folder / name for name in names if name in absent or name not in noted)
     cure = f"fetch more with {published.command(1)}"
     dataset = open_folder(folder, name=published.name, validation=published.validation, cure=cure)
     say(f"{folder}: {new} shards fetched, {len(dataset.train)} to train on and one for validation")

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from nanochat.device import Device
 from nanochat.errors import NanochatError, WrongUsage
+from nanochat.stores import name_loopback_for_gloo, stay_on_loopback
 
 Wait = Callable[[], None]
 """What an asynchronous collective hands back: call it before its result is used."""
@@ -132,6 +133,8 @@ def join(device: Device, timeout: timedelta | None = None) -> World:
     if world.size == 1:
         return world
     backend = device.family.backend
+    stay_on_loopback()  # without an agent, the first rank serves
+    name_loopback_for_gloo()
     # NCCL and HCCL want to know their device early: otherwise the first barrier guesses it.
     bound = {"device_id": device.torch_device} if backend == "nccl" else {}
     try:

@@ -3,10 +3,10 @@
 python -m nanochat.launch --nproc_per_node 2 -m scripts.base_train --depth 4
 python -m nanochat.launch --first-port 29500 --nproc_per_node 2 -m scripts.base_train --depth 4
 
-A torch that was built without libuv refuses every TCPStore that asks for it, and asking is the default. USE_LIBUV=0
-reaches some of them only: torchrun's own store and the clients of its ranks ask all the same (seen in torch 2.15).
-So where libuv is missing, or NANOCHAT_LIBUV=0 or USE_LIBUV=0 says so, each store is made without, by the agent here
-and by the ranks, which are started through `--worker`. With libuv nothing is changed at all.
+A torch that was built without libuv refuses every TCPStore that asks for it. USE_LIBUV=0 reaches some of them only:
+torchrun's own store and the clients of its ranks ask all the same (seen in torch 2.15). So where libuv is missing, or
+NANOCHAT_LIBUV=0 or USE_LIBUV=0 says so, each store is made without, by the agent here and by the ranks, which are
+started through `--worker`. On one machine the agent's store listens on loopback alone.
 
 `--first-port N` is ours: the ranks of this one machine meet at the first free port from N on.
 """
@@ -16,13 +16,11 @@ from __future__ import annotations
 import argparse
 import copy
 import errno
-import functools
 import os
 import runpy
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from nanochat import device as _device  # noqa: F401  (first: it sets what torch reads when it is imported)
 
@@ -31,16 +29,11 @@ from torch import distributed as dist
 
 from nanochat.errors import NanochatError, WrongUsage
 from nanochat.flags import run
+from nanochat.stores import avoid_libuv, stay_on_loopback, wants_libuv
 from nanochat.visible import visible
 
-LIBUV_VARIABLE = "NANOCHAT_LIBUV"
-"""`0` keeps libuv out; `1`, empty or unset leaves it to what this torch can."""
-TORCH_VARIABLE = "USE_LIBUV"
-"""torch's own; anything but `1` means no."""
 WORKER = "--worker"
 """The first word of a rank's own command line, before its script or `-m` and its module."""
-LIBUV_POSITION = 8
-"""Place of `use_libuv` among the arguments of TCPStore, where it has been since torch 2.1."""
 PORTS_TRIED = 100
 """The stages of a run have their first ports so far apart."""
 
@@ -52,52 +45,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         be_worker(words[1:])
     else:
         be_agent(words)
-
-
-# --- libuv ------------------------------------------------------------------------------------
-
-
-def wants_libuv() -> bool:
-    """Whether TCPStores of this run may use libuv: the user allows it and this torch has it.
-
-    Raises:
-        WrongUsage: NANOCHAT_LIBUV is something else than 0 or 1.
-    """
-    own = os.environ.get(LIBUV_VARIABLE, "")
-    if own not in ("", "0", "1"):
-        raise WrongUsage(f"{LIBUV_VARIABLE} is '{own}', but takes 0 or 1, or leave it unset")
-    if own == "0" or os.environ.get(TORCH_VARIABLE, "1") != "1":
-        return False
-    return has_libuv()
-
-
-def has_libuv() -> bool:
-    """Whether this torch was built with libuv. Python is not told; but a store that asks for it is refused."""
-    try:
-        dist.TCPStore("127.0.0.1", 0, 1, True, wait_for_workers=False, use_libuv=True)
-    except RuntimeError as error:
-        # Any other trouble, as with a loopback that is down, is for the run itself to meet.
-        return "libuv" not in str(error)
-    return True
-
-
-def avoid_libuv() -> None:
-    """Make every TCPStore of this process without libuv from now on, whoever makes it and whatever they ask for.
-
-    It is the class itself that changes, since torch.distributed holds it under its name in half a dozen modules. The
-    environment is for what this process starts.
-    """
-    os.environ[LIBUV_VARIABLE] = os.environ[TORCH_VARIABLE] = "0"
-    make = dist.TCPStore.__init__
-    if hasattr(make, "__wrapped__"):
-        return
-
-    @functools.wraps(make)
-    def make_without(self: Any, *args: Any, **options: Any) -> None:
-        options["use_libuv"] = False
-        make(self, *args[:LIBUV_POSITION], **options)
-
-    dist.TCPStore.__init__ = make_without
 
 
 # --- the agent: the one process that starts and watches the ranks -----------------------------
@@ -117,6 +64,10 @@ def be_agent(words: Sequence[str]) -> None:
             "start the script with plain python, or install another torch"
         )
     args = _parse(words)
+    stay_on_loopback()
+    if args.standalone and args.local_addr is None:
+        # Otherwise the ranks are sent to this machine's name, which need not resolve.
+        args.local_addr = "127.0.0.1"
     if not wants_libuv():
         avoid_libuv()
         _start_as_worker(args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -46,25 +47,65 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
     Raises:
         NanochatError: the folder cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise NanochatError(
-            f"{path.parent} cannot be written: {error.strerror or error}; choose another folder"
-        ) from error
+    handle = _open(path)
     try:
         try:
             _wait(handle, waiting)
         except OSError:
-            # Some network file systems know no locks: then at least processes on this machine keep apart.
-            local = os.open(_local(path), os.O_RDWR | os.O_CREAT, 0o666)
-            os.close(handle)
-            handle = local
+            handle = _instead(handle, path)
             _wait(handle, waiting)
         yield
     finally:
         os.close(handle)
+
+
+class Taken(Exception):
+    """Another process holds a lock; says which."""
+
+
+def hold(path: Path) -> None:
+    """Take the lock named `path` for as long as this process lives; who holds it is written into the file.
+
+    Raises:
+        Taken: another process has it.
+        NanochatError: the folder cannot be written.
+    """
+    handle = _open(path)
+    try:
+        try:
+            _acquire(handle, wait=False)
+        except BlockingIOError:
+            raise
+        except OSError:
+            handle = _instead(handle, path)
+            _acquire(handle, wait=False)
+    except BlockingIOError:
+        holder = os.read(handle, 200).decode(errors="replace").strip()
+        os.close(handle)
+        raise Taken(holder or "its process did not say which it is") from None
+    os.ftruncate(handle, 0)
+    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    _held.append(handle)
+
+
+_held: list[int] = []
+"""Open until the process ends: with the handle goes the lock."""
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise NanochatError(
+            f"{path.parent} cannot be written: {error.strerror or error}; choose another folder"
+        ) from error
+
+
+def _instead(handle: int, path: Path) -> int:
+    """For network file systems that know no locks: then at least processes on this machine keep apart."""
+    os.close(handle)
+    return os.open(_local(path), os.O_RDWR | os.O_CREAT, 0o666)
 
 
 def _wait(handle: int, waiting: Callable[[], None]) -> None:

@@ -52,6 +52,7 @@ class Run:
         self.dataset = together(world, lambda: resolve(args.data, say=self.say))[0]
         self.plan = make_plan(args, self.tokenizer.vocab_size, device, self.dtype, world)
         self.folder = stage_folder(STAGE) / self.plan.tag
+        checkpoint.claim(self.folder, world)
         self.resumed = self._find_resumed()
         self._describe()
         self.model = self._make_model()

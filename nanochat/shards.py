@@ -18,6 +18,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanochat import checksums
 from nanochat.errors import NanochatError
 from nanochat.files import atomic
 
@@ -85,6 +86,7 @@ def write_shards(
         path = folder / shard_name(len(paths))
         _write(path, _until(chain([first], groups), chars))
         paths.append(path)
+    checksums.record(paths)
     return paths
 
 
@@ -95,6 +97,7 @@ def write_shard(path: Path, documents: Iterable[str], *, group: int = GROUP) -> 
         NanochatError: it cannot be written.
     """
     _write(path, _groups(documents, group))
+    checksums.record([path])
 
 
 def _groups(documents: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -124,6 +127,7 @@ def _write(path: Path, groups: Iterable[list[str]]) -> None:
             compression_level=LEVEL,
             use_dictionary=False,
             write_statistics=False,
+            write_page_checksum=True,
         ) as writer,
     ):
         for texts in groups:
@@ -165,6 +169,7 @@ def read_group(path: Path, index: int) -> list[str]:
         NanochatError: the file is damaged or has no column `text`.
     """
     try:
+        _require_sound(path)
         with _parquet(path) as file:
             _require_column(file, path)
             column = file.read_row_group(index, columns=[COLUMN]).column(0)
@@ -184,13 +189,14 @@ def read_documents(path: Path, size: int = GROUP) -> Iterator[str]:
     """
     try:
         _footer(path)
+        _require_sound(path)
         with _parquet(path) as file:
             _require_column(file, path)
             for batch in file.iter_batches(size, columns=[COLUMN]):
                 yield from (text or "" for text in batch.column(0).to_pylist())
     except _Damaged as error:
         raise NanochatError(f"{path} {error}") from error
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise NanochatError(f"{path} cannot be read: {_first_line(error)}") from error
 
 
@@ -231,9 +237,18 @@ def _disguise(head: bytes) -> str:
 
 def _parquet(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise _Damaged(f"cannot be read: {_first_line(error)}") from error
+
+
+def _require_sound(path: Path) -> None:
+    try:
+        problem = checksums.difference(path)
+    except OSError as error:
+        raise _Damaged(f"cannot be read: {error.strerror or error}") from error
+    if problem:
+        raise _Damaged(problem)
 
 
 def _require_column(file: pq.ParquetFile, path: Path) -> None:

@@ -34,7 +34,13 @@ def write(path: Path, contents: Any) -> Entry:
     """
     with atomic(path) as file:
         summing = _Summing(file)
-        torch.save(_portable(contents), summing)
+        try:
+            torch.save(_portable(contents), summing)
+        except RuntimeError:
+            # torch's writer says "enforce fail at inline_container.cc" whatever the disk said.
+            if summing.failure is None:
+                raise
+            raise summing.failure from None
     return {"size": summing.size, "crc32": f"{summing.crc:08x}"}
 
 
@@ -54,15 +60,20 @@ def read(path: Path) -> Any:
 
 
 class _Summing:
-    """A file to write to that keeps the CRC-32 and the number of its bytes."""
+    """A file to write to that keeps the CRC-32 and the number of its bytes, and why it could not be written."""
 
     def __init__(self, file: IO[Any]) -> None:
         self._file, self.crc, self.size = file, 0, 0
+        self.failure: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.crc = zlib.crc32(data, self.crc)
         self.size += memoryview(data).nbytes
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
 
     def flush(self) -> None:
         self._file.flush()

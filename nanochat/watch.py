@@ -20,7 +20,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, NoReturn
@@ -389,7 +389,8 @@ class Heartbeat:
         if now < self._deadline(other):
             return ""
         beat = self._beats.get(other)
-        place = beat.place if beat else "never heard of"
+        # Ranks go in step: it took part in the last step that ended here, whatever its last beat said.
+        place = replace(beat, step=max(beat.step, self._step)).place if beat else "never heard of"
         return (
             f"rank {other} ({place}) gave no sign of life for {now - self._heard[other]:.0f} s: "
             "it was killed (out of memory?), suspended, or its machine is gone"

@@ -15,10 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Before any test imports torch: threads that spin for long while they wait make a busy machine ten times as slow.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+# However slow the machine is today, a test fails for what is wrong and not for how long it took.
+hypothesis.settings.register_profile("repository", deadline=None)
+hypothesis.settings.load_profile("repository")
 
 # A runner that was started in the background ignores it, and so would all that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

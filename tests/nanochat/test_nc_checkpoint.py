@@ -27,6 +27,7 @@ from nanochat import tensors
 from nanochat.checkpoint import (
     Checkpoint,
     check_tokenizer,
+    claim,
     find,
     load_into,
     load_model,
@@ -222,6 +223,53 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
         write_one(folder, 20, keep=1)
     (folder / "meta_000020.json").rmdir()
     assert find("base", base=tmp_path).step == 10
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import torch
+from nanochat.checkpoint import save
+from nanochat.errors import NanochatError
+
+folder = Path(sys.argv[1])
+save(folder, 10, model={"w": torch.zeros(5)}, meta={})
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+try:
+    save(folder, 20, model={"w": torch.zeros(1_000_000)}, meta={})
+except NanochatError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    folder = root(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(folder)],
+        cwd=REPO, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"{folder}/model_000020.pt cannot be written: File too large; free space" in done.stdout
+    assert names(folder) == {"meta_000010.json", "model_000010.pt", "state_000010.pt"}
+    assert find("base", base=tmp_path).step == 10
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    holding = (
+        "import sys; from pathlib import Path; from nanochat.checkpoint import claim\n"
+        "claim(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", holding, str(tmp_path / "d4")],
+        cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout and other.stdout.readline() == "held\n"
+    with pytest.raises(NanochatError, match=rf"d4 \(process {other.pid} on .*another --model-tag"):
+        claim(tmp_path / "d4")
+    claim(tmp_path / "d6")
+    other.kill()
+    other.communicate()
+    claim(tmp_path / "d4")  # what was killed holds nothing
 
 
 # --- found ------------------------------------------------------------------------------------
@@ -427,6 +475,20 @@ def test_all_ranks_find_what_the_first_found(tmp_path: Path) -> None:
 
 def test_together_without_others() -> None:
     assert together(World(), lambda: 5) == [5]
+
+
+def test_what_nobody_foresaw_on_one_rank_stops_all() -> None:
+    def work(world: World) -> str:
+        def fail() -> None:
+            if world.rank == 1:
+                raise ZeroDivisionError("no words for it")
+
+        with pytest.raises((NanochatError, ZeroDivisionError)) as caught:
+            together(world, fail)
+        return f"{type(caught.value).__name__}: {caught.value}"
+
+    told = "NanochatError: rank 1: unexpected ZeroDivisionError: no words for it"
+    assert on_ranks(3, work) == [told, "ZeroDivisionError: no words for it", told]
 
 
 # --- models -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from nanochat import dataset
 from nanochat.dataset import PUBLISHED, endpoint, fetch, main, make_custom, resolve
 from nanochat.download import Patience
 from nanochat.errors import NanochatError, WrongUsage
-from nanochat.shards import read_documents, write_shard
+from nanochat.shards import read_documents, read_group, write_shard
 
 CLIMBMIX = PUBLISHED["climbmix"]
 FAST = Patience(base=0.0, connect=2.0, read=1.0)
@@ -111,6 +111,19 @@ def test_missing_and_cut_shards_name_the_command(hub: Hub) -> None:
     fetch(CLIMBMIX, 3, patience=FAST)  # what the command does
     assert resolve() == data
     assert cut.read_bytes() == contents
+
+
+def test_a_fetched_shard_that_changes_on_the_disk_is_not_read(hub: Hub) -> None:
+    data = fetch(CLIMBMIX, 2, patience=FAST)
+    path = data.train[1]
+    sound = path.read_bytes()
+    assert read_group(path, 0)
+    path.write_bytes(sound[:40] + bytes([sound[40] ^ 1]) + sound[41:])
+    with pytest.raises(NanochatError, match=r"checksums\.json says .*delete the file, then fetch"):
+        read_group(path, 0)
+    path.unlink()
+    fetch(CLIMBMIX, 2, patience=FAST)
+    assert read_group(path, 0)
 
 
 def test_the_token_goes_to_the_endpoint_only(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from nanochat import launch
+from nanochat import launch, stores
 from nanochat.errors import NanochatError, WrongUsage
 
 REPO = Path(__file__).resolve().parents[2]
@@ -51,10 +51,10 @@ AGENT = """
     # The agent, whose stores tell what they are.
     import json, sys
     import torch.distributed as dist
-    from nanochat import flags, launch
+    from nanochat import flags, launch, stores
 
-    assert launch.has_libuv()
-    launch.has_libuv = lambda: True
+    assert stores.has_libuv()
+    stores.has_libuv = lambda: True
     make = dist.TCPStore.__init__
 
     def telling(self, *args, **options):
@@ -191,19 +191,19 @@ def test_a_torch_without_libuv_works_here_and_not_under_torchrun(tmp_path: Path)
 def test_a_subclass_made_before_is_without_libuv_as_well() -> None:
     code = """
         import os, torch.distributed as dist
-        from nanochat import launch
+        from nanochat import launch, stores
 
         class Own(dist.TCPStore):
             pass
 
-        assert launch.has_libuv() and launch.wants_libuv()
+        assert stores.has_libuv() and stores.wants_libuv()
         before = Own("127.0.0.1", 0, is_master=True).libuvBackend
-        launch.avoid_libuv()
-        launch.avoid_libuv()
-        stores = [kind("127.0.0.1", 0, is_master=True, use_libuv=True) for kind in (Own, dist.TCPStore)]
-        stores[0].set("key", "value")
-        assert stores[0].get("key") == b"value"
-        print(before, *(store.libuvBackend for store in stores), os.environ["USE_LIBUV"], launch.wants_libuv())
+        stores.avoid_libuv()
+        stores.avoid_libuv()
+        made = [kind("127.0.0.1", 0, is_master=True, use_libuv=True) for kind in (Own, dist.TCPStore)]
+        made[0].set("key", "value")
+        assert made[0].get("key") == b"value"
+        print(before, *(store.libuvBackend for store in made), os.environ["USE_LIBUV"], stores.wants_libuv())
     """
     done = run("-c", textwrap.dedent(code))
     assert done.stdout.split() == ["True", "False", "False", "0", "False"], done.stderr
@@ -212,7 +212,77 @@ def test_a_subclass_made_before_is_without_libuv_as_well() -> None:
 def test_a_libuv_variable_that_says_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOCHAT_LIBUV", "maybe")
     with pytest.raises(WrongUsage, match="'maybe', but takes 0 or 1"):
-        launch.wants_libuv()
+        stores.wants_libuv()
+
+
+# --- who can reach the ranks ------------------------------------------------------------------
+
+LISTENING = """
+    # Where the agent and the ranks of this machine listen.
+    import json, os
+    import torch, torch.distributed as dist
+    from nanochat.distributed import join
+    from nanochat.device import find
+
+    def addresses(pid):
+        own = set()
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                own.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+            except OSError:  # closed meanwhile
+                pass
+        found = []
+        for table in ("tcp", "tcp6"):
+            for line in open(f"/proc/net/{table}").readlines()[1:]:
+                words = line.split()
+                if words[3] == "0A" and f"socket:[{words[9]}]" in own:
+                    found.append(words[1].partition(":")[0])
+        return found
+
+    world = join(find("cpu"))
+    assert world.gather_objects(world.rank) == list(range(world.size))
+    who = ["rank " + os.environ["RANK"]] + (["agent"] if world.first and "TORCHELASTIC_RUN_ID" in os.environ else [])
+    for name, pid in zip(who, (os.getpid(), os.getppid())):
+        os.write(1, f"REPORT {json.dumps({'who': name, 'at': addresses(pid)})}\\n".encode())
+    world.close()
+"""
+LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [("--first-port", "23400"), ("--standalone",)])
+@pytest.mark.parametrize("libuv", ["", "0"])
+def test_on_one_machine_nobody_listens_to_others(
+    tmp_path: Path, how: tuple[str, ...], libuv: str
+) -> None:
+    words = (*how, "--nproc_per_node", "2", script(tmp_path, "listening.py", LISTENING))
+    found = reports(run("-m", "nanochat.launch", *words, env={"NANOCHAT_LIBUV": libuv}))
+    assert set(found) == {"agent", "rank 0", "rank 1"}
+    for who, (told,) in found.items():
+        assert told["at"] and set(told["at"]) <= LOOPBACK, who  # type: ignore[call-overload]
+
+
+@pytest.mark.slow
+def test_without_an_agent_the_first_rank_serves_on_loopback(tmp_path: Path) -> None:
+    path = script(tmp_path, "listening.py", LISTENING)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, path],
+            env=environment({**where, "RANK": str(rank)}),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        told = rank.communicate(timeout=100)[0]
+        assert rank.returncode == 0
+        at = json.loads(told.partition("REPORT ")[2].splitlines()[0])["at"]
+        assert at and set(at) <= LOOPBACK
 
 
 # --- ports ------------------------------------------------------------------------------------
@@ -235,7 +305,7 @@ def test_a_port_that_somebody_takes_at_the_last_moment_is_left(tmp_path: Path) -
         tmp_path,
         "agent.py",
         """
-        from nanochat import flags, launch
+        from nanochat import flags, launch, stores
 
         launch._nobody_listens = lambda port: True  # as if it were free still when it was looked at
         flags.run(launch.main)

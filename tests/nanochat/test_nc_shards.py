@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat import checksums
 from nanochat.errors import NanochatError
 from nanochat.shards import (
     damage,
@@ -99,7 +101,8 @@ def test_a_source_that_fails_leaves_no_half_shard(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError):
         write_shards(source(), tmp_path, chars=100, group=10)
-    whole = sorted(tmp_path.iterdir())
+    assert not list(tmp_path.glob(".*"))
+    whole = sorted(tmp_path.glob("*.parquet"))
     assert whole
     assert all(damage(path) is None for path in whole)
 
@@ -168,6 +171,54 @@ def test_damage_inside_is_one_sentence(shard: Path) -> None:
     with pytest.raises(NanochatError, match="row group 0 of") as error:
         read_group(shard, 0)
     assert "\n" not in str(error.value)
+
+
+def spoilt(shard: Path, count: int) -> Iterator[None]:
+    """The same shard with a byte changed, each time another one."""
+    sound = shard.read_bytes()
+    random.seed(5)
+    for at in random.sample(range(len(sound)), count):
+        changed = bytearray(sound)
+        changed[at] ^= random.randrange(1, 256)
+        shard.write_bytes(changed)
+        yield
+    shard.write_bytes(sound)
+
+
+def test_no_damage_changes_the_text_in_silence(shard: Path) -> None:
+    survived = 0
+    for _ in spoilt(shard, 100):
+        with pytest.raises(NanochatError) as error:
+            [read_group(shard, group) for group in range(inspect(shard).groups)]
+        assert "\n" not in str(error.value)
+        with pytest.raises(NanochatError):
+            list(read_documents(shard))
+        survived += 1
+    assert survived == 100
+    assert list(read_documents(shard)) == texts(2500)
+
+
+def test_pages_vouch_for_text_that_was_copied_without_its_checksums(shard: Path) -> None:
+    (shard.parent / checksums.FILE).unlink()
+    footer = int.from_bytes(shard.read_bytes()[-8:-4], "little") + 8
+    body = shard.stat().st_size - footer
+    sound = shard.read_bytes()
+    refused = 0
+    for at in range(4, body, body // 40):
+        changed = bytearray(sound)
+        changed[at] ^= 0x10
+        shard.write_bytes(changed)
+        try:
+            assert list(read_documents(shard)) == texts(2500), f"byte {at}"
+        except NanochatError:
+            refused += 1
+    assert refused > 30
+
+
+def test_damaged_checksums_are_not_passed_over(shard: Path) -> None:
+    (shard.parent / checksums.FILE).write_text('{"a": ')
+    with pytest.raises(NanochatError, match=r"checksums\.json cannot be read"):
+        read_group(shard, 0)
 
 
 # --- folders
