@@ -57,18 +57,25 @@ class DefaultsToCheck(click.Group):
     "--root",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Examine the system below DIR (a container image, a mounted disk), not this one.",
+    help="Examine the system below DIR (a container image, a mounted disk), not this one: its files are read.",
+)
+@click.option(
+    "--execute",
+    is_flag=True,
+    help="With --root: also run programs of that tree. It is that tree's code, with your rights.",
 )
 @click.option("--debug", is_flag=True, help="Show a traceback where something fails.")
 @click.version_option(__version__, prog_name="nanochat-doctor", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, root: Path | None, debug: bool) -> None:
+def cli(ctx: click.Context, root: Path | None, execute: bool, debug: bool) -> None:
     """Looks at a machine, says what is wrong with it, and what to do.
 
     Without a command it is `check`. Exit status: 0 fine, 1 a problem was found or the work failed,
     2 wrong usage.
     """
-    ctx.obj = {"root": root, "debug": debug}
+    if execute and root is None:
+        raise WrongUsage("--execute says how to examine a tree; name the tree with --root DIR.")
+    ctx.obj = {"root": root, "execute": execute, "debug": debug}
 
 
 def _areas(_ctx: click.Context, _param: click.Parameter, value: Sequence[str]) -> tuple[str, ...]:
@@ -335,7 +342,7 @@ def _look(
 
 def _system(obj: dict[str, Any]) -> System:
     """The machine to look at; what it runs is ended when this process is, however that comes."""
-    system = System(obj["root"])
+    system = System(obj["root"], execute=obj["execute"])
     _systems.append(system)
     return system
 

@@ -45,6 +45,8 @@ ROOT_PROGRAM_FOLDERS = (
 )
 """Where programs are looked up below a root: its PATH may name folders of the machine outside."""
 
+NOT_RUN = "programs of the tree are not run without --execute"
+
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -62,14 +64,22 @@ class System:
 
     Args:
         root: folder to take for `/`; None looks at this machine itself.
+        execute: whether programs of that folder may be run; what they are is not ours to know.
         seconds: time that all programs together may take, counted from now.
+
+    Attributes:
+        live: whether it is this machine.
+        runs: whether programs are run at all.
     """
 
-    def __init__(self, root: Path | None = None, seconds: float = PROGRAM_SECONDS) -> None:
+    def __init__(
+        self, root: Path | None = None, seconds: float = PROGRAM_SECONDS, *, execute: bool = False
+    ) -> None:
         if root is not None and not root.is_dir():
             raise WrongUsage(f"--root {root} is no folder; give the top of an unpacked system.")
         self.root = root.resolve() if root is not None else None
         self.live = root is None
+        self.runs = self.live or execute
         self.deadline = time.monotonic() + seconds
         self.env = dict(os.environ) if self.live else self._root_environment()
         self._runs: dict[tuple[str, ...], Background[Completed]] = {}
@@ -273,7 +283,7 @@ class System:
         """Run a program, named by itself or by a path of the machine, and wait for its end.
 
         Raises:
-            Unknown: it is absent, hangs or cannot be started.
+            Unknown: it is absent, hangs or cannot be started, or programs are not run here.
         """
         return self.start(arguments).result()
 
@@ -297,6 +307,8 @@ class System:
         path = name if "/" in name else self.which(name)
         if path is None:
             raise Unknown(f"{name} is not installed")
+        if not self.runs:
+            raise Unknown(NOT_RUN)
         left = seconds or min(self.deadline - time.monotonic(), PROGRAM_SECONDS)
         if left <= 0:
             raise Unknown(f"{name} was not started: no time was left")

@@ -30,7 +30,7 @@ SLIP = re.compile(r"\bNone\b|  |\.\.|\{\w*\}|\[\]|\(\)|, \.|<[a-z]+ object")
 
 def look(machine: Machine, folder: Path) -> tuple[Facts, list[Finding]]:
     """Facts and findings of a machine; a probe that raises is not hidden."""
-    system = System(build(machine, folder))
+    system = System(build(machine, folder), execute=True)
     try:
         facts = survey(system, TABLES, debug=True)
     finally:

@@ -11,7 +11,7 @@ from doctor.linker import Linker
 from doctor.look import Look, bracketed, key_values
 from doctor.probe import ascend_cann, ascend_smi, pci
 from doctor.pyenv import PythonEnvironment, python_tags
-from doctor.system import System
+from doctor.system import NOT_RUN, System
 from doctor.tables import Tables
 from doctor.versions import release
 
@@ -38,8 +38,12 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
     base = install.get("Driver_Install_Path_Param") or "/usr/local/Ascend"
     driver = key_values(look("driver_version", _info, system, base, "driver") or "")
     firmware = key_values(look("firmware_version", _info, system, base, "firmware") or "")
-    smi = ascend_smi.ask(system, tables, on_bus) if on_bus or nodes or driver else None
+    there = bool(on_bus or nodes or driver)
+    smi = ascend_smi.ask(system, tables, on_bus) if there and system.runs else None
     npus = smi.npus if smi else ()
+    if there and not system.runs:
+        look.reasons["npus"] = NOT_RUN
+        npus = ascend_smi.npus_of_bus(tables, on_bus) if nodes else ()
     group = install.get("UserGroup") or ("HwHiAiUser" if nodes else None)
     cann = ascend_cann.probe(system, linker)
     mask = system.env.get("ASCEND_RT_VISIBLE_DEVICES")
@@ -113,7 +117,7 @@ def _user_in_group(system: System, group: str | None) -> bool | None:
             except KeyError:
                 continue
         return group in names
-    if system.which("id"):
+    if system.runs and system.which("id"):
         text = system.output(["id"])
         return bool(re.search(r"\buid=0\(", text)) or f"({group})" in text.partition("gid=")[2]
     groups = system.text("/etc/group") or ""

@@ -10,7 +10,7 @@ from doctor.errors import Unknown
 from doctor.facts import GpuProcess, Npu, PciDevice
 from doctor.look import key_values
 from doctor.probe.pci import bus_key
-from doctor.system import System
+from doctor.system import NOT_RUN, System
 from doctor.tables import Tables
 
 INFO = ["npu-smi", "info"]
@@ -49,6 +49,26 @@ def ask(system: System, tables: Tables, on_bus: Sequence[PciDevice]) -> SmiAnswe
         return SmiAnswer(error=text[:300] or f"no output, status {done.status}")
     ids = {bus_key(device.address): device.device_id for device in on_bus}
     return SmiAnswer(tuple(_with_series(system, tables, npu, ids) for npu in npus))
+
+
+def npus_of_bus(tables: Tables, on_bus: Sequence[PciDevice]) -> tuple[Npu, ...]:
+    """Chips as the bus has them, where npu-smi may not be run."""
+    found = []
+    for index, device in enumerate(on_bus):
+        chip = tables.ascend_by_pci(device.device_id) or {}
+        found.append(
+            Npu(
+                index=index,
+                npu_id=index,
+                chip_id=0,
+                name=device.chip,
+                series=chip.get("series"),
+                bf16=chip.get("bf16"),
+                bus_id=device.address,
+                unknown={"health": NOT_RUN, "hbm_total": NOT_RUN, "hbm_used": NOT_RUN},
+            )
+        )
+    return tuple(found)
 
 
 def parse_info(text: str) -> tuple[Npu, ...]:

@@ -11,6 +11,7 @@ from doctor.errors import Unknown
 from doctor.facts import Host, Tool
 from doctor.linker import Linker
 from doctor.look import MIB, Look, find_version, key_values, number, without_credentials
+from doctor.probe.identity import packaged_version, program_version, uname
 from doctor.system import System
 from doctor.versions import parts
 
@@ -66,14 +67,14 @@ def probe(system: System, linker: Linker) -> Host:
     shm = look("shm_total", _shm, system) or (None, None)
     files = look("open_files_soft", _open_files, system) or (None, None)
     libc = look("libc_version", _libc, system, linker) or (None, None)
-    operating_system = look("os", _uname, system, "-s")
+    operating_system = look("os", uname, system, "-s")
     if operating_system == "Darwin":
         memory = look("memory_total", _mac_memory, system) or {}
         look.reasons.pop("cpu_model", None)
     return Host(
         os=operating_system,
-        kernel=look("kernel", _uname, system, "-r"),
-        arch=look("arch", _uname, system, "-m"),
+        kernel=look("kernel", uname, system, "-r"),
+        arch=look("arch", uname, system, "-m"),
         distro_id=release.get("ID", "").lower() or None,
         distro_like=tuple(release.get("ID_LIKE", "").lower().split()),
         distro_name=release.get("PRETTY_NAME"),
@@ -113,20 +114,6 @@ def _required(system: System, path: str) -> str:
     if not text or not text.strip("\0\ufffd \n"):
         raise Unknown(f"{path} is {'absent' if text is None else 'empty'}")
     return text
-
-
-def _uname(system: System, option: str) -> str:
-    if system.live:
-        uname = os.uname()
-        return {"-s": uname.sysname, "-r": uname.release, "-m": uname.machine}[option]
-    try:
-        answer = system.output(["uname", option]).strip()
-        if answer:
-            return answer
-    except Unknown:
-        if option != "-r":
-            raise
-    return _required(system, "/proc/sys/kernel/osrelease").strip()
 
 
 # --- processor -------------------------------------------------------------------------------
@@ -296,7 +283,7 @@ def _libc(system: System, linker: Linker) -> tuple[str | None, str | None]:
     """Name and version of the C library."""
     if system.live and os.uname().sysname != "Linux":
         return None, None
-    for ask in (_libc_from_getconf, _libc_from_file):
+    for ask in (_libc_from_getconf, _libc_from_file, _libc_from_package):
         found = _attempt(ask, system, linker)
         if found:
             return "glibc", found
@@ -318,6 +305,12 @@ def _libc_from_file(system: System, linker: Linker) -> str:
     if match is None:
         raise Unknown("libc.so.6 names no version")
     return match.group(1).decode()
+
+
+def _libc_from_package(system: System, linker: Linker) -> str:
+    if found := packaged_version(system, "libc6"):
+        return found
+    raise Unknown("no package of the C library is noted")
 
 
 def _attempt(ask: Callable[[System, Linker], str], system: System, linker: Linker) -> str | None:
@@ -367,18 +360,9 @@ def _tools(system: System) -> dict[str, Tool]:
         path = system.which(name)
         if path:
             look = Look()
-            command = [name, *arguments]
-            version = look("version", _tool_version, system, command)
+            version = look("version", program_version, system, name, arguments)
             tools[name] = Tool(path=path, version=version, unknown=look.reasons)
     return tools
-
-
-def _tool_version(system: System, command: list[str]) -> str:
-    text = system.output(command)
-    lines = text.strip().splitlines() or [""]
-    # "GNU ld (GNU Binutils for Debian) 2.40" and "g++ (Debian 12.2.0-14) 12.2.0": the last counts
-    stripped = re.sub(r"\([^()]*\)", " ", lines[0])
-    return find_version(stripped if re.search(r"\d+\.\d+", stripped) else lines[0])
 
 
 # --- package indexes -------------------------------------------------------------------------

@@ -7,6 +7,7 @@ answers, the bus and /proc still tell which cards there are.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from doctor.background import Background
@@ -18,7 +19,7 @@ from doctor.probe import nvidia_libraries, nvidia_smi, nvidia_toolkits, pci
 from doctor.probe.nvidia_smi import DriverAnswer
 from doctor.probe.nvidia_visible import visible_devices
 from doctor.pyenv import PythonEnvironment
-from doctor.system import System
+from doctor.system import NOT_RUN, System
 from doctor.tables import Tables
 
 VENDOR = "0x10de"
@@ -56,6 +57,8 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         nodes = (*nodes, "/dev/dxg")
     answer = _ask_driver(system, look, bool(on_bus or nodes or library))
     gpus = answer.gpus or tuple(_gpus_without_driver(system, on_bus))
+    if not gpus and not system.runs and (kernel or library):
+        gpus = tuple(_gpus_of_bus(on_bus))
     gpus = tuple(_with_capability(gpu, on_bus, tables) for gpu in gpus)
     visible = visible_devices(system.env, gpus)
     toolkits = nvidia_toolkits.probe(system, env, tables)
@@ -137,6 +140,9 @@ def _ask_driver(system: System, look: Look, there: bool) -> DriverAnswer:
     """NVML, else nvidia-smi; nothing is asked where there is no sign of a GPU."""
     if not there and not system.which("nvidia-smi"):
         return DriverAnswer()
+    if not system.runs:
+        look.reasons["gpus"] = NOT_RUN
+        return DriverAnswer()
     if system.live:
         from doctor.probe import nvidia_nvml
 
@@ -153,7 +159,7 @@ def _gpus_without_driver(system: System, on_bus: tuple[PciDevice, ...]) -> list[
     for address in system.names("/proc/driver/nvidia/gpus"):
         text = system.text(f"/proc/driver/nvidia/gpus/{address}/information") or ""
         name = re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE)
-        reason = "the driver did not answer"
+        reason = "the driver did not answer" if system.runs else NOT_RUN
         gpus.append(
             Gpu(
                 index=len(gpus),
@@ -163,6 +169,18 @@ def _gpus_without_driver(system: System, on_bus: tuple[PciDevice, ...]) -> list[
             )
         )
     return gpus
+
+
+def _gpus_of_bus(on_bus: tuple[PciDevice, ...]) -> Iterator[Gpu]:
+    """Cards of a driver that nothing may be asked of, as the bus has them."""
+    for index, device in enumerate(on_bus):
+        yield Gpu(
+            index=index,
+            name=device.chip,
+            bus_id=device.address,
+            device_id=device.device_id,
+            unknown={"memory_total": NOT_RUN, "memory_free": NOT_RUN},
+        )
 
 
 def _with_capability(gpu: Gpu, on_bus: tuple[PciDevice, ...], tables: Tables) -> Gpu:

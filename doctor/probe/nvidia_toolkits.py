@@ -43,6 +43,8 @@ def probe(system: System, env: PythonEnvironment | None, tables: Tables) -> Tool
         home = system.real(nvcc.rsplit("/bin/", 1)[0])
         version = look("nvcc_version", _stated_version, system, nvcc)
         version = version or _version_from_files(system, home)
+        if version and not system.runs:
+            look.reasons.pop("nvcc_version", None)
         archs = look("nvcc_archs", _listed_archs, system, nvcc) or ()
     found = []
     for path, reasons in places.items():
@@ -134,7 +136,7 @@ def _listed_archs(system: System, nvcc: str) -> tuple[str, ...]:
 
 def _run_nvcc(system: System, nvcc: str, option: str) -> str:
     """Run nvcc; below a root only where programs are looked up there."""
-    if system.live:
+    if system.live or not system.runs:
         return system.output([nvcc, option])
     on_path = system.which("nvcc")
     if on_path is None or system.real(on_path) != system.real(nvcc):

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from doctor.elf import Elf, ElfError
 from doctor.errors import Unknown
 from doctor.facts import Rust
-from doctor.look import Look, find_version, without_credentials
+from doctor.look import Look, without_credentials
+from doctor.probe.identity import elf_machine, program_version, uname
 from doctor.pyenv import Module, PythonEnvironment, python_tags
 from doctor.system import System
 
@@ -62,7 +62,7 @@ def probe(system: System, env: PythonEnvironment | None, python_minor: str | Non
 def _version(system: System, name: str) -> str | None:
     if system.which(name) is None:
         return None
-    return find_version(system.output([name, "--version"]))
+    return program_version(system, name, ("--version",))
 
 
 def _maturin(system: System, env: PythonEnvironment | None) -> str | None:
@@ -121,8 +121,8 @@ def _stale(system: System, module: Module | None, python_minor: str | None) -> s
     wanted = f"cp{python_minor.replace('.', '')}" if python_minor else None
     if wanted and tags and wanted not in tags and "abi3" not in tags:
         return f"built for {', '.join(tags)}, and this Python is {wanted}"
-    machine = _machine(system, files[0])
-    own = system.output(["uname", "-m"]).strip()
+    machine = elf_machine(system, files[0])
+    own = uname(system, "-m")
     if machine is not None and own and machine != own.replace("arm64", "aarch64"):
         return f"built for {machine}, and this machine is {own}"
     return _older_than_source(system, files[0])
@@ -130,14 +130,6 @@ def _stale(system: System, module: Module | None, python_minor: str | None) -> s
 
 def _extensions(system: System, folder: str) -> Iterator[str]:
     yield from (p for p in system.glob(folder, suffix=".so"))
-
-
-def _machine(system: System, path: str) -> str | None:
-    try:
-        with system.opened(path) as view:
-            return Elf(view).machine
-    except (Unknown, ElfError):
-        return None
 
 
 def _older_than_source(system: System, path: str) -> str | None:

@@ -57,7 +57,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TorchBuild]
             version=f"{row['torch']}+{key.split('-')[1]}", cuda=cuda_of(key), sass=sass, ptx=ptx
         )
         machine = Machine(torch=wheel, arch=row["cpu_arch"])
-        system = System(build(machine, tmp_path_factory.mktemp("build")))
+        system = System(build(machine, tmp_path_factory.mktemp("build")), execute=True)
         found = survey(system, TABLES, areas=["torch"])
         system.close()
         assert found.torch and found.torch.installed

@@ -52,10 +52,10 @@ def old_card(tmp_path: Path) -> Path:
 
 
 def test_plan_of_a_tree_as_text_and_as_json(doctor: Doctor, old_card: Path) -> None:
-    text = doctor("--root", old_card, "plan")
+    text = doctor("--root", old_card, "--execute", "plan")
     assert text.returncode == 0 and text.stderr == ""
     assert text.stdout.startswith("Route: stable-wheel. torch 2.14.1 (cu126)")
-    done = doctor("--root", old_card, "plan", "--json")
+    done = doctor("--root", old_card, "--execute", "plan", "--json")
     plan = json.loads(done.stdout)
     assert (done.returncode, plan["schema"], plan["route"]) == (0, 1, "stable-wheel")
     assert plan["torch"]["index_url"].endswith("/cu126") and plan["build"] is None
@@ -68,10 +68,10 @@ def test_plan_of_a_tree_as_text_and_as_json(doctor: Doctor, old_card: Path) -> N
 
 
 def test_facts_of_one_machine_are_planned_on_another(doctor: Doctor, old_card: Path) -> None:
-    here = json.loads(doctor("--root", old_card, "plan", "--json").stdout)
+    here = json.loads(doctor("--root", old_card, "--execute", "plan", "--json").stdout)
     for command in ("facts", "check --json"):
         file = old_card.parent / "facts.json"
-        file.write_text(doctor("--root", old_card, *command.split()).stdout)
+        file.write_text(doctor("--root", old_card, "--execute", *command.split()).stdout)
         there = json.loads(doctor("plan", "--facts", file, "--json").stdout)
         assert (there["route"], there["torch"]) == (here["route"], here["torch"])
         assert there["launch"] == here["launch"]
@@ -125,30 +125,30 @@ def test_wrong_usage_and_wishes_that_do_not_fit(
 
 @pytest.mark.parametrize("command", ["apply --yes", "speedrun", "build-rustbpe"])
 def test_a_tree_cannot_be_changed(doctor: Doctor, old_card: Path, command: str) -> None:
-    done = doctor("--root", old_card, *command.split())
+    done = doctor("--root", old_card, "--execute", *command.split())
     assert done.returncode == 2 and "--root" in done.stderr
 
 
 def test_a_blocked_machine_says_how_and_exits_with_1(doctor: Doctor, tmp_path: Path) -> None:
     root = build(pc("RTX 4090", driver=None, torch=None), tmp_path / "machine")
-    done = doctor("--root", root, "plan")
+    done = doctor("--root", root, "--execute", "plan")
     assert done.returncode == 1 and done.stdout.startswith("Route: blocked.")
     assert "A person must act first" in done.stdout
-    done = doctor("--root", root, "render", "-o", tmp_path / "out")
+    done = doctor("--root", root, "--execute", "render", "-o", tmp_path / "out")
     assert done.returncode == 1 and not (tmp_path / "out").exists()
 
 
 def test_render_writes_what_plan_says(doctor: Doctor, old_card: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = doctor("--root", old_card, "render", "-o", out)
+    done = doctor("--root", old_card, "--execute", "render", "-o", out)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["bash", str(out / "speedrun.sh")]
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     assert {"speedrun.sh", "env.sh", "base.sh"} <= set(before)
-    doctor("--root", old_card, "render", "-o", out)
+    doctor("--root", old_card, "--execute", "render", "-o", out)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     one = tmp_path / "one"
-    doctor("--root", old_card, "render", "-o", one, "--stage", "base")
+    doctor("--root", old_card, "--execute", "render", "-o", one, "--stage", "base")
     assert sorted(p.name for p in one.iterdir()) == ["base.sh", "env.sh", "lib.sh"]
 
 

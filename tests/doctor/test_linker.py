@@ -255,7 +255,7 @@ def test_programs_of_this_machine(path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_paths_below_a_root_are_those_of_the_tree(tmp_path: Path) -> None:
     absolute = {MAIN: Lib((X, Y), rpath="/one"), f"usr/lib64/{Y}": Lib((), runpath="/none")}
     build_tree(tmp_path, absolute | HERE)
-    closure = Linker(System(tmp_path)).closure([f"/{MAIN}"])
+    closure = Linker(System(tmp_path, execute=True)).closure([f"/{MAIN}"])
     assert {k: (v.path, v.via) for k, v in closure.libraries.items() if k != "libmain.so"} == {
         X: (f"/one/{X}", "rpath"),
         Y: (f"/usr/lib64/{Y}", "default"),
@@ -266,7 +266,7 @@ def test_paths_below_a_root_are_those_of_the_tree(tmp_path: Path) -> None:
 @needs_gcc
 def test_libraries_of_the_host_do_not_help_a_tree(tmp_path: Path) -> None:
     build_library(tmp_path / MAIN, flags=["-lc"], needs=[build_library(tmp_path / "x" / X)])
-    closure = Linker(System(tmp_path)).closure([f"/{MAIN}"])
+    closure = Linker(System(tmp_path, execute=True)).closure([f"/{MAIN}"])
     assert closure.libraries["libc.so.6"].path is None
     # glibc is part of the base system: unknown below a root, not missing
     assert [item.soname for item in closure.missing()] == [X]
@@ -277,7 +277,9 @@ def test_environment_preload_and_bundled(tmp_path: Path) -> None:
     build_tree(tmp_path, {MAIN: Lib((X, Y, "libz.so", "libw.so"))} | HERE | {f"torch/{Y}": Lib()})
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/environment").write_text("LD_LIBRARY_PATH=/three\n")
-    linker = Linker(System(tmp_path), preload={"libz.so": "/site/libz.so", X: "/site/libx.so"})
+    linker = Linker(
+        System(tmp_path, execute=True), preload={"libz.so": "/site/libz.so", X: "/site/libx.so"}
+    )
     found = linker.closure([f"/{MAIN}"], bundled=["/torch"]).libraries
     assert {name: (item.path, item.via) for name, item in found.items()} == {
         "libmain.so": (f"/{MAIN}", "path"),
@@ -295,7 +297,7 @@ def test_damaged_and_absent_files_are_reported_not_raised(tmp_path: Path) -> Non
     build_tree(tmp_path, {MAIN: Lib((X,), rpath="/one")} | HERE)
     place = tmp_path / "one" / X
     place.write_bytes(place.read_bytes()[:900])
-    closure = Linker(System(tmp_path)).closure([f"/{MAIN}", "/none/libnone.so"])
+    closure = Linker(System(tmp_path, execute=True)).closure([f"/{MAIN}", "/none/libnone.so"])
     assert set(closure.unreadable) == {f"/one/{X}", "/none/libnone.so"}
     assert all(closure.unreadable.values())
     assert closure.libraries[X].path == f"/one/{X}"
@@ -348,7 +350,7 @@ def test_a_library_found_through_the_cache(cache: tuple[bytes, str, Path], tmp_p
     build_tree(tmp_path, {MAIN: Lib(("libx.so.1",)), f"{str(folder)[1:]}/libx.so.1": Lib()})
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/ld.so.cache").write_bytes(data)
-    linker = Linker(System(tmp_path))
+    linker = Linker(System(tmp_path, execute=True))
     item = linker.closure([f"/{MAIN}"]).libraries["libx.so.1"]
     assert (item.path, item.via) == (f"{folder}/libx.so.1", "cache")
     assert linker.find("libx.so.1") == f"{folder}/libx.so.1"
@@ -360,7 +362,7 @@ def test_a_library_found_through_the_cache(cache: tuple[bytes, str, Path], tmp_p
     tool.parent.mkdir()
     tool.write_text(f"#!/bin/sh\ncat <<'EOF'\n{text}EOF\n")
     tool.chmod(0o755)
-    assert Linker(System(tmp_path)).find("libx.so.1") == f"{folder}/libx.so.1"
+    assert Linker(System(tmp_path, execute=True)).find("libx.so.1") == f"{folder}/libx.so.1"
 
 
 PRINTED = """\

@@ -65,7 +65,7 @@ LINKS = {
 def test_links_stay_below_the_root(root: Path, case: str) -> None:
     place, target, path, real = LINKS[case]
     (root / place).symlink_to(target)
-    system = System(root)
+    system = System(root, execute=True)
     assert system.text(path) == "inside"
     assert system.real(path) == real
     assert system.is_file(path) and system.exists(path)
@@ -75,7 +75,7 @@ def test_a_link_to_the_machine_outside_leads_nowhere(root: Path, outside: Path) 
     (root / "leak").symlink_to(outside / "secret")
     (root / "folder").symlink_to(outside)
     (root / "up").symlink_to("../outside")
-    system = System(root)
+    system = System(root, execute=True)
     for path in ("/leak", "/folder/secret", "/up/secret", "/../outside/secret"):
         assert system.text(path) is None, path
         assert not system.exists(path)
@@ -86,14 +86,14 @@ def test_dots_after_a_link_count_from_its_target(root: Path) -> None:
     (root / "usr/lib/deep").mkdir()
     (root / "short").symlink_to("/usr/lib/deep")
     (root / "usr/lib/file").write_text("beside the target")
-    assert System(root).text("/short/../file") == "beside the target"
+    assert System(root, execute=True).text("/short/../file") == "beside the target"
 
 
 def test_circles_end(root: Path) -> None:
     (root / "a").symlink_to("b")
     (root / "b").symlink_to("a")
     (root / "self").symlink_to("self/x")
-    system = System(root)
+    system = System(root, execute=True)
     for path in ("/a", "/b/c", "/self"):
         assert not system.exists(path)
         assert not system.is_dir(path) and not system.is_file(path)
@@ -108,7 +108,7 @@ def test_a_long_chain_of_links_is_followed(root: Path) -> None:
     (root / "l0").symlink_to("etc/name")
     for i in range(1, 30):
         (root / f"l{i}").symlink_to(f"l{i - 1}")
-    assert System(root).text("/l29") == "inside"
+    assert System(root, execute=True).text("/l29") == "inside"
 
 
 names = st.sampled_from(["a", "b", "c", "..", ".", "etc", ""])
@@ -131,7 +131,7 @@ def test_no_tree_of_links_leads_out(
     for place, target, absolute in links:
         if not os.path.lexists(root / place):
             (root / place).symlink_to(("/" if absolute else "") + "/".join(target) or ".")
-    system = System(root)
+    system = System(root, execute=True)
     try:
         found = system.locate("/".join(path))
     except Unknown:
@@ -149,7 +149,7 @@ def test_a_root_that_is_no_folder(root: Path) -> None:
 
 
 def test_what_is_absent_is_none(root: Path) -> None:
-    for system, base in ((System(root), ""), (System(), str(root))):
+    for system, base in ((System(root, execute=True), ""), (System(), str(root))):
         assert system.bytes(f"{base}/etc/none") is None
         assert system.text(f"{base}/etc/name/below-a-file") is None
         assert system.size(f"{base}/none") is None and system.mtime(f"{base}/none") is None
@@ -161,7 +161,7 @@ def test_what_is_absent_is_none(root: Path) -> None:
 
 def test_folders_and_pipes_are_no_files(root: Path) -> None:
     os.mkfifo(root / "pipe")
-    for system, base in ((System(root), ""), (System(), str(root))):
+    for system, base in ((System(root, execute=True), ""), (System(), str(root))):
         for name in ("etc", "pipe"):
             with pytest.raises(Unknown, match="is no file"):
                 system.bytes(f"{base}/{name}")
@@ -173,7 +173,7 @@ def test_a_pipe_is_not_waited_for_when_it_is_opened(root: Path) -> None:
     os.mkfifo(root / "libx.so")
 
     def ask() -> None:
-        with pytest.raises(Unknown), System(root).opened("/libx.so"):
+        with pytest.raises(Unknown), System(root, execute=True).opened("/libx.so"):
             pass
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -190,7 +190,7 @@ def test_a_pipe_is_not_waited_for_when_it_is_opened(root: Path) -> None:
 def test_a_file_that_may_not_be_read(root: Path) -> None:
     (root / "etc/name").chmod(0)
     (root / "usr/lib").chmod(0)
-    system = System(root)
+    system = System(root, execute=True)
     with pytest.raises(Unknown, match="/etc/name: Permission denied"):
         system.text("/etc/name")
     with pytest.raises(Unknown, match="/usr/lib: Permission denied"):
@@ -201,7 +201,7 @@ def test_a_file_that_may_not_be_read(root: Path) -> None:
 def test_text_that_is_none_and_limits(root: Path) -> None:
     (root / "binary").write_bytes(b"\xff\xfe\0ok")
     (root / "large").write_bytes(b"x" * (3 << 16))
-    system = System(root)
+    system = System(root, execute=True)
     assert system.text("/binary") == "\ufffd\ufffd\0ok"
     assert system.bytes("/large", 1 << 16) == b"x" * (1 << 16)
     assert system.bytes("/large") == b"x" * (3 << 16)
@@ -211,13 +211,13 @@ def test_text_that_is_none_and_limits(root: Path) -> None:
 
 def test_an_empty_file_cannot_be_opened(root: Path) -> None:
     (root / "empty").touch()
-    with pytest.raises(Unknown, match="/empty"), System(root).opened("/empty"):
+    with pytest.raises(Unknown, match="/empty"), System(root, execute=True).opened("/empty"):
         pass
 
 
 @pytest.mark.parametrize("path", ["/a\0b", "/" + "x" * 5000])
 def test_paths_that_no_file_can_have(root: Path, path: str) -> None:
-    for system in (System(root), System()):
+    for system in (System(root, execute=True), System()):
         assert not system.exists(path)
         assert not system.is_dir(path) and not system.is_file(path)
         assert system.size(path) is None
@@ -234,7 +234,7 @@ def test_paths_that_no_file_can_have(root: Path, path: str) -> None:
     ids=["nul", "long"],
 )
 def test_folders_that_cannot_be_listed(root: Path, path: str) -> None:
-    for system in (System(root), System()):
+    for system in (System(root, execute=True), System()):
         try:
             assert system.names(path) == []
         except Unknown as error:
@@ -242,7 +242,7 @@ def test_folders_that_cannot_be_listed(root: Path, path: str) -> None:
 
 
 def test_a_tree_has_no_owner_and_no_disk(root: Path) -> None:
-    system = System(root)
+    system = System(root, execute=True)
     assert system.may("/etc/name", os.R_OK) is None
     with pytest.raises(Unknown, match="no file system of its own"):
         system.space("/etc")
@@ -255,7 +255,10 @@ def test_a_tree_has_no_owner_and_no_disk(root: Path) -> None:
 def test_glob_takes_beginning_and_end(root: Path) -> None:
     for name in ("libb.so", "liba.so", "liba.a", "xliba.so"):
         (root / "usr/lib" / name).touch()
-    assert System(root).glob("/usr/lib/", "lib", ".so") == ["/usr/lib/liba.so", "/usr/lib/libb.so"]
+    assert System(root, execute=True).glob("/usr/lib/", "lib", ".so") == [
+        "/usr/lib/liba.so",
+        "/usr/lib/libb.so",
+    ]
 
 
 # --- which -----------------------------------------------------------------------------------
@@ -264,7 +267,7 @@ def test_glob_takes_beginning_and_end(root: Path) -> None:
 @pytest.mark.parametrize("folder", module.ROOT_PROGRAM_FOLDERS)
 def test_programs_below_a_root_are_found_where_they_may_be(root: Path, folder: str) -> None:
     script(root, f"{folder}/tool", "echo ours")
-    system = System(root)
+    system = System(root, execute=True)
     assert system.which("tool") == f"{folder}/tool"
     assert system.output(["tool"]) == "ours\n"
 
@@ -272,13 +275,13 @@ def test_programs_below_a_root_are_found_where_they_may_be(root: Path, folder: s
 def test_the_first_folder_counts(root: Path) -> None:
     for folder in reversed(module.ROOT_PROGRAM_FOLDERS):
         script(root, f"{folder}/tool", f"echo {folder}")
-        assert System(root).output(["tool"]) == f"{folder}\n"
+        assert System(root, execute=True).output(["tool"]) == f"{folder}\n"
 
 
 def test_programs_elsewhere_are_not_found(root: Path) -> None:
     script(root, "/opt/bin/tool", "echo wrong")
     (root / "etc/environment").write_text("PATH=/opt/bin\n")
-    system = System(root)
+    system = System(root, execute=True)
     assert system.which("tool") is None
     assert system.which("sh") is None, "programs of the machine outside are not those of the tree"
     for name in ("tool", "sh", "ls"):
@@ -289,7 +292,7 @@ def test_programs_elsewhere_are_not_found(root: Path) -> None:
 def test_what_cannot_be_run_is_no_program(root: Path) -> None:
     (root / "usr/bin/tool").mkdir(parents=True)
     (root / "usr/bin/data").write_text("no program")
-    system = System(root)
+    system = System(root, execute=True)
     assert system.which("tool") is None
     assert system.which("data") is None
 
@@ -297,7 +300,7 @@ def test_what_cannot_be_run_is_no_program(root: Path) -> None:
 def test_a_program_behind_an_absolute_link(root: Path) -> None:
     script(root, "/usr/local/cuda-12.8/bin/nvcc", "echo 12.8")
     (root / "usr/local/cuda").symlink_to("/usr/local/cuda-12.8")
-    system = System(root)
+    system = System(root, execute=True)
     assert system.which("nvcc") == "/usr/local/cuda/bin/nvcc"
     assert system.output(["nvcc"]) == "12.8\n"
     assert system.output(["/usr/local/cuda/bin/nvcc"]) == "12.8\n"
@@ -328,7 +331,7 @@ def test_a_program_behind_an_absolute_link(root: Path) -> None:
 )
 def test_environment_file(root: Path, line: str, expected: dict[str, str]) -> None:
     (root / "etc/environment").write_text(line)
-    assert System(root).env == expected
+    assert System(root, execute=True).env == expected
 
 
 @settings(
@@ -337,13 +340,13 @@ def test_environment_file(root: Path, line: str, expected: dict[str, str]) -> No
 @given(st.one_of(st.binary(max_size=80), st.text("A= \n\"'\0#", max_size=40).map(str.encode)))
 def test_any_environment_file(root: Path, data: bytes) -> None:
     (root / "etc/environment").write_bytes(data)
-    env = System(root).env
+    env = System(root, execute=True).env
     assert all(key and not key[0].isdigit() for key in env)
 
 
 def test_an_unreadable_environment_file(root: Path) -> None:
     (root / "etc/environment").mkdir()
-    assert System(root).env == {}
+    assert System(root, execute=True).env == {}
 
 
 def test_nothing_of_the_host_reaches_a_program_of_a_tree(
@@ -356,7 +359,7 @@ def test_nothing_of_the_host_reaches_a_program_of_a_tree(
         "LANG=de_DE.UTF-8\n"
     )
     script(root, "/usr/bin/show", "env")
-    system = System(root)
+    system = System(root, execute=True)
     shown = dict(line.split("=", 1) for line in system.output(["show"]).splitlines())
     assert shown["CUDA_HOME"] == "/tree"
     assert shown["PATH"] == module.HOST_PATH
@@ -378,14 +381,14 @@ def test_programs_of_this_machine_speak_english(
 
 def test_list_variable_leaves_out_empty_entries(root: Path) -> None:
     (root / "etc/environment").write_text("LD_LIBRARY_PATH=:/a::/b:\n")
-    assert System(root).list_variable("LD_LIBRARY_PATH") == ["/a", "/b"]
-    assert System(root).list_variable("NONE") == []
+    assert System(root, execute=True).list_variable("LD_LIBRARY_PATH") == ["/a", "/b"]
+    assert System(root, execute=True).list_variable("NONE") == []
 
 
 def test_home(root: Path) -> None:
-    assert System(root).home() is None
+    assert System(root, execute=True).home() is None
     (root / "etc/environment").write_text("HOME=/root\n")
-    assert System(root).home() == "/root"
+    assert System(root, execute=True).home() == "/root"
 
 
 # --- programs --------------------------------------------------------------------------------
@@ -393,7 +396,7 @@ def test_home(root: Path) -> None:
 
 def run(root: Path, body: str, seconds: float = 5) -> Completed:
     script(root, "/usr/bin/tool", body)
-    return System(root, seconds=seconds).run(["tool"])
+    return System(root, seconds=seconds, execute=True).run(["tool"])
 
 
 def test_status_and_both_streams(root: Path) -> None:
@@ -422,12 +425,12 @@ def test_input_is_empty(root: Path) -> None:
 def test_output_says_why_there_is_none(root: Path, body: str, message: str) -> None:
     script(root, "/usr/bin/tool", body)
     with pytest.raises(Unknown, match=message):
-        System(root).output(["tool"])
+        System(root, execute=True).output(["tool"])
 
 
 def test_a_few_wrong_bytes_do_not_spoil_an_answer(root: Path) -> None:
     script(root, "/usr/bin/tool", "printf 'version 1.2 \\351\\n'")
-    assert System(root).output(["tool"]) == "version 1.2 \ufffd\n"
+    assert System(root, execute=True).output(["tool"]) == "version 1.2 \ufffd\n"
 
 
 HANGING = {
@@ -489,25 +492,25 @@ def test_what_cannot_be_started(root: Path, content: bytes, message: str) -> Non
     script(root, "/usr/bin/tool", "")
     (root / "usr/bin/tool").write_bytes(content)
     with pytest.raises(Unknown, match=message):
-        System(root).run(["tool"])
+        System(root, execute=True).run(["tool"])
 
 
 def test_an_argument_that_no_program_can_be_given(root: Path) -> None:
     script(root, "/usr/bin/tool", "echo")
     with pytest.raises(Unknown, match="cannot be started"):
-        System(root).run(["tool", "a\0b"])
+        System(root, execute=True).run(["tool", "a\0b"])
 
 
 def test_absent_paths(root: Path) -> None:
     with pytest.raises(Unknown, match="cannot be started"):
-        System(root).run(["/usr/bin/none"])
+        System(root, execute=True).run(["/usr/bin/none"])
     with pytest.raises(Unknown, match="cannot be started"):
         System().run([f"{root}/none"])
 
 
 def test_a_program_runs_once_for_all_who_ask(root: Path) -> None:
     script(root, "/usr/bin/tool", f"echo run >> {root}/log; echo $1")
-    system = System(root)
+    system = System(root, execute=True)
     assert [system.output(["tool", "a"]) for _ in range(3)] == ["a\n"] * 3
     assert system.output(["tool", "b"]) == "b\n"
     assert (root / "log").read_text().count("run") == 2
@@ -516,7 +519,7 @@ def test_a_program_runs_once_for_all_who_ask(root: Path) -> None:
 @pytest.mark.parametrize("count", [8, 20])
 def test_all_hanging_programs_together_take_one_limit(root: Path, count: int) -> None:
     script(root, "/usr/bin/tool", "sleep 60")
-    system = System(root, seconds=1)
+    system = System(root, seconds=1, execute=True)
     started = time.monotonic()
     asked = [system.start(["tool", str(i)]) for i in range(count)]
     for future in asked:
@@ -528,13 +531,13 @@ def test_all_hanging_programs_together_take_one_limit(root: Path, count: int) ->
 def test_nothing_is_started_after_the_deadline(root: Path) -> None:
     script(root, "/usr/bin/tool", f"touch {root}/ran")
     with pytest.raises(Unknown, match="was not started: no time was left"):
-        System(root, seconds=-1).run(["tool"])
+        System(root, seconds=-1, execute=True).run(["tool"])
     assert not (root / "ran").exists()
 
 
 def test_a_limit_of_its_own(root: Path) -> None:
     script(root, "/usr/bin/tool", "sleep 0.3; echo late")
-    system = System(root, seconds=0.1)
+    system = System(root, seconds=0.1, execute=True)
     assert system.start(["tool"], seconds=5).result().stdout == "late\n"
 
 
@@ -552,7 +555,7 @@ def test_modes_of_what_is_read_do_not_change(root: Path) -> None:
         return [(str(p), stat.S_IMODE(p.lstat().st_mode), p.lstat().st_mtime_ns) for p in places]
 
     before = state()
-    system = System(root)
+    system = System(root, execute=True)
     system.text("/etc/name"), system.names("/usr"), system.run(["tool"])
     assert state() == before
 
@@ -561,4 +564,4 @@ def test_modes_of_what_is_read_do_not_change(root: Path) -> None:
 def test_a_file_is_read_up_to_its_limit(tmp_path: Path, limit: int) -> None:
     content = bytes(range(256)) * 800
     (tmp_path / "file").write_bytes(content)
-    assert System(tmp_path).bytes("/file", limit) == content[:limit]
+    assert System(tmp_path, execute=True).bytes("/file", limit) == content[:limit]

@@ -308,7 +308,7 @@ class Recording(Tables):
 )
 def test_check_reads_no_tables_of_plans(machine: Machine, needed: set[str], tmp_path: Path) -> None:
     tables = Recording()
-    system = System(build(machine, tmp_path))
+    system = System(build(machine, tmp_path), execute=True)
     examine(survey(system, tables, debug=True), tables)
     system.close()
     assert needed <= tables.asked

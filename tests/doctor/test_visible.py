@@ -204,7 +204,7 @@ WORDS = [
 def test_nothing_of_a_tree_reaches_a_pipe(
     doctor: Doctor, hostile: Path, words: tuple[str, ...]
 ) -> None:
-    answer = doctor("--root", str(hostile), *words)
+    answer = doctor("--root", str(hostile), "--execute", *words)
     assert answer.out + answer.err
     assert not dangerous(answer.out + answer.err)
 
@@ -212,7 +212,7 @@ def test_nothing_of_a_tree_reaches_a_pipe(
 def test_nothing_of_a_tree_reaches_a_terminal(hostile: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "doctor", "--root", str(hostile), "check"],
+        [sys.executable, "-m", "doctor", "--root", str(hostile), "--execute", "check"],
         cwd=REPO, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
@@ -233,7 +233,7 @@ def test_nothing_of_a_tree_reaches_a_terminal(hostile: Path) -> None:
 
 
 def test_an_ascii_terminal_gets_no_bypass(doctor: Doctor, hostile: Path) -> None:
-    answer = doctor("--root", str(hostile), "plan", env={"PYTHONIOENCODING": "ascii"})
+    answer = doctor("--root", str(hostile), "--execute", "plan", env={"PYTHONIOENCODING": "ascii"})
     assert not dangerous(answer.out + answer.err)
 
 

@@ -53,7 +53,7 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
     from doctor.system import System
     from doctor.tables import Tables
 
-    system, tables = System(obj["root"]), Tables()
+    system, tables = System(obj["root"], execute=obj["execute"]), Tables()
     if not system.live and not dry_run:
         raise WrongUsage("--root is for looking only; with build-torch it needs --dry-run.")
     cuda_home = _checked(system, python, cuda_home, dry_run)

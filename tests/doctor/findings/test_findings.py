@@ -193,7 +193,7 @@ SEEN: dict[str, tuple[Machine, int, set[str]]] = {
 def test_the_command_says_the_same(name: str, doctor: Doctor, tmp_path: Path) -> None:
     machine, status, codes = SEEN[name]
     root = build(machine, tmp_path / "root")
-    answer = doctor("--root", str(root), "check", "--json")
+    answer = doctor("--root", str(root), "--execute", "check", "--json")
     assert answer.status == status
     data: Any = answer.json
     assert codes <= {f["code"] for f in data["findings"]}
@@ -202,13 +202,13 @@ def test_the_command_says_the_same(name: str, doctor: Doctor, tmp_path: Path) ->
 
 def test_strict_counts_warnings(doctor: Doctor, tmp_path: Path) -> None:
     root = build(Machine(torch="cpu", memory=2), tmp_path / "root")
-    assert doctor("--root", str(root), "check", "--strict").status == 1
-    assert doctor("--root", str(root), "check").status == 0
+    assert doctor("--root", str(root), "--execute", "check", "--strict").status == 1
+    assert doctor("--root", str(root), "--execute", "check").status == 0
 
 
 def test_text_names_every_finding(doctor: Doctor, tmp_path: Path) -> None:
     root = build(BAD, tmp_path / "root")
-    text = " ".join(doctor("--root", str(root), "check").out.split())
+    text = " ".join(doctor("--root", str(root), "--execute", "check").out.split())
     for finding in look(BAD, tmp_path / "again")[1]:
         if finding.severity != INFO:
             assert finding.code in text

@@ -187,7 +187,7 @@ def smi(root: Path, info: str, board: str = "", status: int = 0) -> System:
         f"cat <<'E'\n{board}E\n"
     )
     place.chmod(0o755)
-    return System(root)
+    return System(root, execute=True)
 
 
 def test_series_by_name(tmp_path: Path) -> None:
@@ -232,7 +232,10 @@ def test_what_it_said_instead(tmp_path: Path, text: str, status: int, error: str
 
 
 def test_no_npu_smi(tmp_path: Path) -> None:
-    assert ascend_smi.ask(System(tmp_path), Tables(), ()).error == "npu-smi is not installed"
+    assert (
+        ascend_smi.ask(System(tmp_path, execute=True), Tables(), ()).error
+        == "npu-smi is not installed"
+    )
 
 
 # --- ASCEND_RT_VISIBLE_DEVICES ----------------------------------------------------------------

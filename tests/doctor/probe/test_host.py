@@ -33,7 +33,7 @@ def tree(tmp_path: Path) -> Tree:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text)
             place.chmod(0o755 if path in scripts else 0o644)
-        return System(tmp_path)
+        return System(tmp_path, execute=True)
 
     return make
 

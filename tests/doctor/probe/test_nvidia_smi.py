@@ -221,7 +221,7 @@ def smi(
         "esac\n"
     )
     place.chmod(0o755)
-    return System(root)
+    return System(root, execute=True)
 
 
 UUID = "GPU-5b2e8a3d-0000-1111-2222-333344445555"
@@ -284,7 +284,7 @@ def test_an_error_with_status_zero(tmp_path: Path, rows: str, error: str) -> Non
 
 
 def test_no_nvidia_smi(tmp_path: Path) -> None:
-    assert nvidia_smi.ask(System(tmp_path)).error == "nvidia-smi is not installed"
+    assert nvidia_smi.ask(System(tmp_path, execute=True)).error == "nvidia-smi is not installed"
 
 
 @pytest.mark.parametrize("word", ["abc", "9", "9.0a", "-1.0", "12.10"])

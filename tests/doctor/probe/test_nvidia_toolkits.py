@@ -41,7 +41,7 @@ def probe(root: Path, files: Mapping[str, str], links: Mapping[str, str] | None 
     for name, target in (links or {}).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(target)
-    system = System(root)
+    system = System(root, execute=True)
     sites = ["/usr/lib/python3.12/site-packages"]
     env = PythonEnvironment(system, "3.12", [], sites)
     return nvidia_toolkits.probe(system, env, Tables())
@@ -143,7 +143,7 @@ def test_an_nvcc_that_does_not_answer(tmp_path: Path, body: str) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
         place.chmod(0o755)
-    found = nvidia_toolkits.probe(System(tmp_path, seconds=0.5), None, Tables())
+    found = nvidia_toolkits.probe(System(tmp_path, seconds=0.5, execute=True), None, Tables())
     assert (found.nvcc, found.nvcc_version) == ("/usr/local/cuda/bin/nvcc", "12.8")
     assert set(found.reasons) == {"nvcc_version", "nvcc_archs"}
     # what the compiler does not say, its table row does

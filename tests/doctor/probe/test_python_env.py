@@ -34,7 +34,7 @@ def tree(root: Path, files: Mapping[str, str] | Iterable[str]) -> System:
         place.write_text(text)
         if "/bin/" in name:
             place.chmod(0o755)
-    return System(root, seconds=2)
+    return System(root, seconds=2, execute=True)
 
 
 def look(system: System) -> Python:
@@ -153,11 +153,11 @@ def test_conda_and_free_threads_below_a_root(tmp_path: Path) -> None:
 @needs_gcc
 def test_bits_from_the_files(tmp_path: Path) -> None:
     made = build_library(tmp_path / "opt/venv/lib/python3.12/lib-dynload/_json.so")
-    assert look(System(tmp_path)).bits == 64
+    assert look(System(tmp_path, execute=True)).bits == 64
     data = bytearray(made.read_bytes())
     data[4] = 1
     made.write_bytes(data)
-    assert look(System(tmp_path)).bits == 32
+    assert look(System(tmp_path, execute=True)).bits == 32
 
 
 @pytest.mark.parametrize(("machine", "bits"), [("armv7l", 32), ("i686", 32), ("x86_64", None)])

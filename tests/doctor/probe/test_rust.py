@@ -29,7 +29,7 @@ def look(
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
         place.chmod(0o755 if path in scripts else 0o644)
-    system = System(root, seconds=2)
+    system = System(root, seconds=2, execute=True)
     return rust.probe(system, PythonEnvironment(system, "3.12", [], [f"/{SITE}"]), minor)
 
 

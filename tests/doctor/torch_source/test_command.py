@@ -137,8 +137,10 @@ def test_a_broken_nvcc(doctor: Doctor, tree: Path, tmp_path: Path) -> None:
 
 def test_another_machine(doctor: Doctor, tree: Path, tmp_path: Path) -> None:
     root = build(Machine(nvidia=nvidia("RTX 5090"), toolkits=("13.0",)), tmp_path / "root")
-    answer = doctor("--root", str(root), "build-torch", "--dry-run", "--arch", "sm_120", "--json")
+    answer = doctor(
+        "--root", str(root), "--execute", "build-torch", "--dry-run", "--arch", "sm_120", "--json"
+    )
     event = json.loads(answer.out)
     assert event["archs"] == ["12.0"] and event["cuda_home"] == "/usr/local/cuda-13.0"
-    refused = doctor("--root", str(root), "build-torch", "--arch", "12.0")
+    refused = doctor("--root", str(root), "--execute", "build-torch", "--arch", "12.0")
     assert refused.status == 2 and "--dry-run" in refused.err
