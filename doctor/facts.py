@@ -146,6 +146,8 @@ class Gpu(Fact):
     """PCI device id, `0x2b85`."""
     compute_capability: str | None = None
     """`12.0`; from the driver, else from the tables (see `unknown`)."""
+    compute_mode: str | None = None
+    """Who may use it: `Default`, `Exclusive_Process`, `Prohibited`."""
     memory_total: int | None = None
     """None without a reason for a device that shares the host's memory (GB10, Jetson)."""
     memory_free: int | None = None
@@ -158,8 +160,11 @@ class Gpu(Fact):
     """Uncorrected volatile ECC errors."""
     fabric_state: str | None = None
     """Its state in the NVSwitch fabric: `Completed`, `In Progress`, `Not Started`."""
+    fabric_status: str | None = None
+    """How that came out once it is completed: `Success`, or an error."""
     faults: tuple[str, ...] = ()
-    """Faults that last: pending row remaps, remap failures, retired pages pending, recovery asked."""
+    """Faults that last, as the driver words them: `GPU is lost`, `GPU requires reset`,
+    `remapped_rows.pending: Yes`, `gpu_recovery_action: Reset`, `name: Unknown Error`."""
     processes: tuple[GpuProcess, ...] = ()
 
 
@@ -205,6 +210,19 @@ class Nvidia(Fact):
     """Highest CUDA that the driver runs natively."""
     driver_library: str | None = None
     """Path of libcuda.so.1 as the loader would find it."""
+    library_version: str | None = None
+    """Its driver version, as its file's name tells; None where the name has none (WSL)."""
+    stray_library: str | None = None
+    """Path of a libcuda.so.1 that is there and off the loader's path; only looked for without one on it."""
+    uvm: str | None = None
+    """/dev/nvidia-uvm, without which CUDA does not start: `there`, `on demand` (made by
+    nvidia-modprobe at the first start of CUDA), `missing`; None where none is needed (WSL, Jetson)."""
+    closed_nodes: tuple[str, ...] = ()
+    """Device nodes of GPUs that this process may not open: by its rights, or by the rules of a cgroup."""
+    choosers: tuple[str, ...] = ()
+    """Schedulers and variables that may leave this process only some GPUs (build/cards.toml)."""
+    driver_capabilities: str | None = None
+    """Value of NVIDIA_DRIVER_CAPABILITIES: what of the driver a container was given."""
     source: str | None = None
     """`nvml` or `nvidia-smi`."""
     smi_error: str | None = None

@@ -96,6 +96,20 @@ SHAPES: Mapping[str, Mapping[str, Shape]] = {
     "pci": {
         "nvidia": {"first": str, "last": str, "chip": str, **SOURCED},
     },
+    "cards": {
+        "fault": {"pattern": str, "stops": bool, "cure": str, **SOURCED},
+        "container": {
+            "name": str,
+            "give": str,
+            "uvm": str,
+            "mig": str,
+            "compute": str,
+            "restart": str,
+            **SOURCED,
+        },
+        "chooser": {"name": str, "job": bool, "variables": list, "give": str, **SOURCED},
+        "forward_compat": {"pattern": str, "works": bool, **SOURCED},
+    },
     "rust": {"crate": {"name": str, "msrv": str, **SOURCED}},
     "codes": {"code": {"name": str, "title": str}},
     "mirrors": {

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from doctor.errors import DoctorError
 from doctor.facts import Facts
 from doctor.findings import (
+    cards,
     cuda,
+    cuda_start,
     deep,
     host,
     npu,
@@ -20,6 +22,7 @@ from doctor.findings import (
     torch,
     torch_code,
     torch_companions,
+    unexplained,
 )
 from doctor.findings.context import Context
 from doctor.findings.finding import ERROR, INFO, SEVERITIES, WARNING, Finding, Remedy
@@ -30,6 +33,8 @@ Rule = Callable[[Context], Iterator[Finding]]
 RULES: tuple[Rule, ...] = (
     *host.RULES,
     *cuda.RULES,
+    *cards.RULES,
+    *cuda_start.RULES,
     *torch.RULES,
     *torch_code.RULES,
     *torch_companions.RULES,
@@ -47,6 +52,8 @@ def examine(facts: Facts, tables: Tables) -> list[Finding]:
     for rule in RULES:
         for finding in _guarded(rule, context):
             found.setdefault((finding.code, finding.cause), finding)
+    for finding in unexplained.devices(context, list(found.values())):
+        found[finding.code, finding.cause] = finding
     return sorted(
         found.values(),
         key=lambda f: (SEVERITIES.index(f.severity), tables.code(f.code)["order"]),

@@ -14,6 +14,8 @@ def torch_commands(c: Context) -> list[str]:
 
     Beside an NPU: torch for the CPU, its torch_npu, and what that imports without asking for it.
     """
+    if unknown_card(c):
+        return []
     if not c.has_npu:
         return [c.torch_install(c.wheels[0], again=c.torch is not None)] if c.wheels else []
     pair, host = best_npu_pair(c), c.facts.host
@@ -31,6 +33,11 @@ def torch_commands(c: Context) -> list[str]:
             f"torch_npu=={pair['torch_npu']}", *(p for p in packages if p not in specified)
         ),
     ]
+
+
+def unknown_card(c: Context) -> bool:
+    """Whether there is a GPU of which nothing is known: no wheel is right for it, and none for the CPU."""
+    return c.has_nvidia and not c.has_npu and not c.capabilities
 
 
 def best_npu_pair(c: Context) -> Row | None:
@@ -58,6 +65,8 @@ def how_to_get_torch(c: Context) -> str:
     """The same in a sentence, or why the tables know none."""
     if c.has_npu:
         return "Install the torch and torch_npu that go with this CANN."
+    if unknown_card(c):
+        return "Which torch is right depends on the GPU: make it answer first, as the other findings say."
     if not c.wheels and not c.capabilities:
         return "No wheel in the tables is made for this Python, processor and C library."
     if not c.wheels:

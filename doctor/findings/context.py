@@ -7,10 +7,12 @@ import shlex
 from collections.abc import Sequence
 
 from doctor import compat
-from doctor.facts import Facts, Gpu, TorchBuild
+from doctor.bus import bus_key
+from doctor.card_state import forward_compatible, stopped
+from doctor.facts import Facts, Gpu, PciDevice, TorchBuild
 from doctor.findings.finding import Finding, Remedy
 from doctor.tables import Row, Tables
-from doctor.versions import minor
+from doctor.versions import minor, older
 
 
 class Context:
@@ -66,11 +68,80 @@ class Context:
             known = [device.compute_capability for device in nvidia.pci_devices]
         return list(dict.fromkeys(cc for cc in known if cc))
 
-    @property
+    @functools.cached_property
     def driver(self) -> str | None:
-        """Version of the NVIDIA driver, in user space or else in the kernel."""
+        """Version of the NVIDIA driver that CUDA meets: in user space, or else in the kernel.
+
+        Where forward compatibility works, it is that of cuda-compat's libcuda.
+        """
         nvidia = self.facts.nvidia
-        return (nvidia.driver_version or nvidia.kernel_driver) if nvidia else None
+        if nvidia is None:
+            return None
+        return self.forward_compat or nvidia.driver_version or nvidia.kernel_driver
+
+    @functools.cached_property
+    def forward_compat(self) -> str | None:
+        """Version of a libcuda of cuda-compat, newer than the kernel module, on cards that take it."""
+        nvidia = self.facts.nvidia
+        if nvidia is None or not nvidia.library_version or not nvidia.kernel_driver:
+            return None
+        if "compat" not in (nvidia.driver_library or ""):
+            return None
+        newer = older(nvidia.kernel_driver, nvidia.library_version)
+        works = newer and forward_compatible([gpu.name for gpu in nvidia.gpus], self.tables)
+        return nvidia.library_version if works else None
+
+    @functools.cached_property
+    def sound_gpus(self) -> list[Gpu]:
+        """Visible GPUs of a driver that answers, without those on which CUDA would not start."""
+        nvidia = self.facts.nvidia
+        if nvidia is None or not nvidia.source:
+            return []
+        return [gpu for gpu in self.gpus if not stopped(gpu, self.tables)]
+
+    @functools.cached_property
+    def unlisted_devices(self) -> list[PciDevice]:
+        """NVIDIA GPUs on the bus that the driver does not list."""
+        nvidia = self.facts.nvidia
+        if nvidia is None:
+            return []
+        listed = {bus_key(gpu.bus_id) for gpu in nvidia.gpus}
+        return [d for d in nvidia.pci_devices if bus_key(d.address) not in listed]
+
+    @functools.cached_property
+    def gpu_names(self) -> str:
+        """What NVIDIA GPUs the machine has, in words."""
+        nvidia = self.facts.nvidia
+        names = [gpu.name for gpu in nvidia.gpus if gpu.name] if nvidia else []
+        if nvidia and not names:
+            names = [f"an NVIDIA GPU ({d.chip or d.device_id})" for d in nvidia.pci_devices]
+        first = names[0] if names else "an NVIDIA GPU"
+        return first if len(names) < 2 else f"{len(names)} × {first.removeprefix('an ')}"
+
+    # --- who gives devices -----------------------------------------------------------------
+
+    @property
+    def container(self) -> str | None:
+        """Kind of the container that this is, if it is one."""
+        return self.facts.host.container if self.facts.host else None
+
+    @property
+    def wsl(self) -> bool:
+        """Whether this is Windows' Linux."""
+        return bool(self.facts.host and self.facts.host.wsl)
+
+    @functools.cached_property
+    def job(self) -> Row | None:
+        """The scheduler in whose job this runs, which gives it some of the machine's GPUs."""
+        names = self.facts.nvidia.choosers if self.facts.nvidia else ()
+        rows = self.tables.rows("cards", "chooser")
+        return next((row for row in rows if row["job"] and row["name"] in names), None)
+
+    @property
+    def hidden_on_purpose(self) -> bool:
+        """Whether a container, a scheduler or the user may have left out cards that are on the bus."""
+        nvidia = self.facts.nvidia
+        return bool(self.container or (nvidia and (nvidia.choosers or nvidia.closed_nodes)))
 
     # --- torch and Python ------------------------------------------------------------------
 

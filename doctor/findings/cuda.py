@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from doctor import compat
+from doctor.card_state import container_cure
 from doctor.facts import Gpu, Nvidia
+from doctor.findings.cards import KERNEL_LOG
 from doctor.findings.context import Context, joined
+from doctor.findings.cuda_silence import explained
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.versions import at_least, older, parts
 
@@ -53,8 +56,7 @@ def driver(c: Context) -> Iterator[Finding]:
             f"The machine has {_names(c)} and its kernel runs driver {nvidia.kernel_driver}, but "
             f"this container ({container or 'no device nodes'}) was given no GPU.",
             [*evidence, "no /dev/nvidia0"],
-            "Start the container with the NVIDIA runtime: `docker run --gpus all …`, or "
-            "`--device nvidia.com/gpu=all` with podman.",
+            container_cure(container, "give", c.tables),
         )
     elif any(device.driver == "vfio-pci" for device in nvidia.pci_devices):
         yield c.finding(
@@ -64,9 +66,11 @@ def driver(c: Context) -> Iterator[Finding]:
             [f"{d.address}: driver {d.driver}" for d in nvidia.pci_devices],
             "Use the GPU inside that machine, or give it back to the nvidia driver.",
         )
-    elif not wsl and (nvidia.kernel_driver is None or nvidia.driver_library is None):
+    elif (refusal := explained(c, nvidia, evidence)) is not None:
+        yield refusal
+    elif not wsl and _driver_is_missing(nvidia, container):
         yield _driver_missing(c, nvidia, evidence)
-    elif any(mark in said for mark in SMI_NO_DEVICES):
+    elif any(mark in said for mark in SMI_NO_DEVICES) or nvidia.source:
         yield from _nothing_listed(c, nvidia, evidence)
     elif nvidia.smi_error and nvidia.smi_error != SMI_ABSENT:
         yield c.finding(
@@ -75,7 +79,7 @@ def driver(c: Context) -> Iterator[Finding]:
             f"Driver {c.driver} is loaded, but gives no usable answer: {nvidia.smi_error}.",
             evidence,
             "Run nvidia-smi by hand, and look at the kernel's log.",
-            ["nvidia-smi", "sudo dmesg | grep -iE 'nvrm|xid' | tail -n 20"],
+            ["nvidia-smi"] if wsl else ["nvidia-smi", KERNEL_LOG],
         )
 
 
@@ -156,8 +160,15 @@ def _differs(nvidia: Nvidia, wsl: bool) -> bool:
         and nvidia.kernel_driver
         and nvidia.driver_version
         and not nvidia.source
+        and "compat" not in (nvidia.driver_library or "")
         and parts(nvidia.kernel_driver) != parts(nvidia.driver_version)
     )
+
+
+def _driver_is_missing(nvidia: Nvidia, container: str | None) -> bool:
+    """In a container with device nodes a library that is missing is one that was not given (see `library`)."""
+    given = container is not None and nvidia.device_nodes
+    return nvidia.kernel_driver is None or (nvidia.driver_library is None and not given)
 
 
 def _hidden_by_container(nvidia: Nvidia, container: str | None) -> bool:
@@ -168,13 +179,7 @@ def _hidden_by_container(nvidia: Nvidia, container: str | None) -> bool:
 
 def _names(c: Context) -> str:
     """What the machine has, in words."""
-    nvidia = c.facts.nvidia
-    assert nvidia is not None
-    names = [gpu.name for gpu in nvidia.gpus if gpu.name]
-    names = names or [f"an NVIDIA GPU ({d.chip or d.device_id})" for d in nvidia.pci_devices]
-    names = names or ["an NVIDIA GPU"]
-    first = names[0]
-    return first if len(names) == 1 else f"{len(names)} × {first.removeprefix('an ')}"
+    return c.gpu_names
 
 
 def _lost_gpus(c: Context) -> Iterator[Finding]:
@@ -195,94 +200,6 @@ def _lost(c: Context, said: str) -> Finding:
         "Restart the machine; if it comes back, look at power, cooling and the seat of the card.",
         ["sudo dmesg | grep -i xid | tail -n 20"],
     )
-
-
-def faults(c: Context) -> Iterator[Finding]:
-    """Faults that a driver remembers: uncorrected ECC errors, rows to remap, a recovery asked for."""
-    nvidia = c.facts.nvidia
-    for gpu in nvidia.gpus if nvidia else ():
-        signs = list(gpu.faults)
-        if gpu.ecc_uncorrected:
-            signs.append(
-                f"{gpu.ecc_uncorrected} uncorrected ECC errors since the driver was loaded"
-            )
-        if signs:
-            yield c.finding(
-                "cuda.hardware-fault",
-                ERROR,
-                f"GPU {gpu.index} ({gpu.name}) reports a fault: {joined(signs)}.",
-                [f"GPU {gpu.index}: {sign}" for sign in signs],
-                "Reset the GPU with no program using it, or restart; hide it by CUDA_VISIBLE_DEVICES "
-                "meanwhile. A fault that returns is a case for the warranty.",
-                [f"sudo nvidia-smi --gpu-reset -i {gpu.index}"],
-            )
-
-
-def fabric_manager(c: Context) -> Iterator[Finding]:
-    """Without it CUDA answers 802 on every machine with NVSwitch."""
-    nvidia = c.facts.nvidia
-    if nvidia is None or nvidia.fabric_manager != "not running":
-        return
-    yield c.finding(
-        "cuda.init-failed",
-        ERROR,
-        "The machine has NVSwitch, and the fabric manager is not running: CUDA cannot start "
-        "(error 802, system not yet initialized).",
-        [
-            f"GPU {gpu.index}: fabric.state {gpu.fabric_state}"
-            for gpu in nvidia.gpus
-            if gpu.fabric_state not in (None, "Completed")
-        ]
-        or ["systemctl is-active nvidia-fabricmanager: not active"],
-        f"Start the fabric manager of the driver's own version ({c.driver}).",
-        ["sudo systemctl enable --now nvidia-fabricmanager"],
-    )
-
-
-def visibility(c: Context) -> Iterator[Finding]:
-    """GPUs that the driver lists and a process would not see."""
-    nvidia = c.facts.nvidia
-    if nvidia is None or not nvidia.gpus:
-        return
-    mask = nvidia.visible_variable
-    if nvidia.invalid_visible:
-        named = joined([repr(entry) for entry in nvidia.invalid_visible])
-        yield c.finding(
-            "cuda.invalid-device",
-            ERROR,
-            f"CUDA_VISIBLE_DEVICES={mask} names {named}, and {_range(len(nvidia.gpus))}; CUDA ignores "
-            "that entry and all after it (all, where a device is named twice).",
-            [f"CUDA_VISIBLE_DEVICES={mask}", _range(len(nvidia.gpus))],
-            "Name only devices that exist.",
-            ["unset CUDA_VISIBLE_DEVICES"],
-        )
-    if nvidia.visible:
-        return
-    mig = [gpu for gpu in nvidia.gpus if gpu.mig_mode == "Enabled" and not gpu.mig_instances]
-    if mask is not None:
-        value = f"'{mask}'" if not mask.strip() else mask
-        yield c.finding(
-            "cuda.no-devices-visible",
-            ERROR,
-            f"CUDA_VISIBLE_DEVICES={value} hides {_names(c)}: a process sees no GPU.",
-            [f"CUDA_VISIBLE_DEVICES={value}"],
-            "Unset the variable, or name the devices to use.",
-            ["unset CUDA_VISIBLE_DEVICES"],
-        )
-    elif mig:
-        yield c.finding(
-            "cuda.no-devices-visible",
-            ERROR,
-            f"MIG is on for GPU {joined([str(g.index) for g in mig])} and no instance was made: "
-            "a process sees no GPU.",
-            [f"GPU {g.index}: MIG {g.mig_mode}, no instances" for g in mig],
-            "Make an instance, or switch MIG off with no program using the GPU.",
-            [f"sudo nvidia-smi -i {mig[0].index} -mig 0"],
-        )
-
-
-def _range(count: int) -> str:
-    return "there is one GPU here, 0" if count == 1 else f"the GPUs here are 0 to {count - 1}"
 
 
 def driver_age(c: Context) -> Iterator[Finding]:
@@ -437,9 +354,6 @@ def host_compiler(c: Context) -> Iterator[Finding]:
 
 RULES = (
     driver,
-    faults,
-    fabric_manager,
-    visibility,
     driver_age,
     memory_held,
     toolkit_knows_gpu,

@@ -358,6 +358,8 @@ def wsl(c: Context) -> Iterator[Finding]:
             "In PowerShell: `wsl --list --verbose` names the distribution, and "
             "`wsl --set-version NAME 2` converts it.",
         )
+    elif host.container and nvidia.stray_library is None and nvidia.driver_library is None:
+        return  # the container was not given it: a matter of its runtime, which `library` names
     elif "/dev/dxg" in nvidia.device_nodes and nvidia.driver_library is None:
         yield c.finding(
             "host.wsl",

@@ -40,6 +40,10 @@ def _about_devices(context: Context, tables: Tables, machine: Machine) -> Iterat
         out = [f"NPU {n.npu_id} (chip {n.chip_id}, {n.health})" for n in bad if n.index not in kept]
         if out:
             yield f"Left out: {joined(out)}; see what check says of it."
+    if machine.kind == "cuda" and context.sound_gpus:
+        out = [f"GPU {gpu.index}" for gpu in context.gpus if gpu not in context.sound_gpus]
+        if out:
+            yield f"Left out: {joined(out)}; see what check says of it."
     if any(device.mig for device in machine.used):
         yield (
             f"{machine.used[0].name} is divided by MIG: a process sees one instance, and NCCL joins none, "

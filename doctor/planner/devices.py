@@ -17,8 +17,8 @@ MIB = 1 << 20
 HELD = 0.1
 """Others "hold" memory of a device from this part of it on; below are driver and desktop."""
 
-MIG_PROFILE = re.compile(r"(\d+)g\.(\d+)gb")
-"""`3g.40gb`: slices of the processor, and gigabytes of memory."""
+MIG_PROFILE = re.compile(r"(?:\d+c\.)?(\d+)g\.(\d+)gb")
+"""`3g.40gb`, `1c.3g.40gb`: slices of the processor, and gigabytes of memory."""
 
 MIG_SLICES = 7
 
@@ -76,8 +76,8 @@ class Accelerator:
 def devices(context: Context, tables: Tables, kind: str) -> list[Accelerator]:
     """The devices of a kind that a run would find, in their order.
 
-    Visibility counts; NPUs with a fault are left out. A GPU divided into MIG instances makes it one device, since
-    a process sees a single instance, and NCCL joins none.
+    Visibility counts; devices with a fault that a run would meet are left out. A GPU divided into MIG instances makes
+    it one device, since a process sees a single instance, and NCCL joins none.
     """
     if kind == "npu":
         return _npus(context, tables)
@@ -158,10 +158,11 @@ def _gpus(context: Context, tables: Tables) -> list[Accelerator]:
             Accelerator(d.chip or "NVIDIA GPU", None, cc=d.compute_capability, index=number)
             for number, d in enumerate(listed)
         ]
-    divided = [gpu for gpu in context.gpus if gpu.mig_mode == "Enabled" and gpu.mig_instances]
+    chosen = context.sound_gpus or context.gpus
+    divided = [gpu for gpu in chosen if gpu.mig_mode == "Enabled" and gpu.mig_instances]
     if divided:
         return [_mig(divided[0], tables)]
-    return [_gpu(gpu, context, tables) for gpu in context.gpus]
+    return [_gpu(gpu, context, tables) for gpu in chosen]
 
 
 def _gpu(gpu: Gpu, context: Context, tables: Tables) -> Accelerator:

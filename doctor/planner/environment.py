@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from doctor.card_state import stopped
 from doctor.facts import Facts, Host
 from doctor.plan import TorchChoice
 from doctor.planner.devices import Accelerator, faulty
@@ -32,7 +33,7 @@ def environment(
     found = {str(row["name"]): str(row["value"]) for row in rows if _applies(row, torch, kind)}
     if kind == "cpu":
         found["OMP_NUM_THREADS"] = str(max(1, cores(facts.host) // ranks))
-    found |= _visible(facts, kind, used)
+    found |= _visible(facts, tables, kind, used)
     base = facts.storage.base_dir if facts.storage else None
     if compiled and base and base.startswith("/"):
         # By default kernels are kept in /tmp, and compiled again after each start of the machine.
@@ -60,9 +61,17 @@ def cores(host: Host | None) -> int:
     return max(1, min(count, int(quota))) if quota else count
 
 
-def _visible(facts: Facts, kind: str, used: Sequence[Accelerator]) -> dict[str, str]:
+def _visible(
+    facts: Facts, tables: Tables, kind: str, used: Sequence[Accelerator]
+) -> dict[str, str]:
     """The user's choice of devices, which must hold wherever the script is run; else what leaves out faulty ones."""
     nvidia, ascend = facts.nvidia, facts.ascend
+    if kind == "cuda" and nvidia is not None:
+        cards = {gpu.index: gpu for gpu in nvidia.gpus}
+        if any(stopped(cards[i], tables) for i in nvidia.visible if i in cards):
+            numbers = [device.index for device in used]
+            names = [(cards[n].uuid if n in cards else None) or str(n) for n in numbers]
+            return {"CUDA_VISIBLE_DEVICES": ",".join(names), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     if kind == "cuda" and nvidia is not None and nvidia.visible_variable is not None:
         found = {"CUDA_VISIBLE_DEVICES": nvidia.visible_variable}
         # Numbers mean what they meant here only in the order of here.

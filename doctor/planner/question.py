@@ -34,6 +34,9 @@ BLOCKING: Mapping[str, frozenset[str]] = {
 }
 """Findings without whose cure no torch runs on the devices of a kind, whichever it is."""
 
+BLOCKING_THE_LAST = frozenset({"cuda.hardware-fault", "host.wsl"})
+"""The same where no sound GPU is left."""
+
 BLOCKING_ALL = frozenset({"host.python-32bit", "host.python-too-old"})
 """The same for all kinds."""
 
@@ -78,11 +81,14 @@ class Question:
     def blockers(self, kind: str) -> list[Finding]:
         """What keeps every torch from the devices of a kind."""
         codes = BLOCKING.get(kind, frozenset()) | BLOCKING_ALL
+        sound = bool(kind == "cuda" and self.context.sound_gpus)
+        if kind == "cuda" and not sound:
+            codes |= BLOCKING_THE_LAST
         found = [f for f in self.findings if f.severity == ERROR and f.code in codes]
         if kind == "cpu" and not self.cpu_is_asked_for:
             found += unseen(self.facts, self.findings)
-        masked = self._some_are_masked(kind)
-        return [f for f in found if not (masked and f.code.endswith(".no-devices-visible"))]
+        some = sound or self._some_are_masked(kind)
+        return [f for f in found if not (some and f.code.endswith(".no-devices-visible"))]
 
     @property
     def cpu_is_asked_for(self) -> bool:
@@ -122,7 +128,7 @@ def kinds(question: Question) -> list[str]:
         kind
         for kind, there in (
             ("npu", context.has_npu),
-            ("cuda", context.has_nvidia and _alive(question)),
+            ("cuda", context.has_nvidia),
             ("mps", bool(host and host.os == "Darwin" and host.arch == "arm64")),
         )
         if there
@@ -136,11 +142,3 @@ def _profile_kind(question: Question) -> str | None:
     if question.wishes.profile is None:
         return None
     return question.tables.profile(question.wishes.profile).get("device_type")
-
-
-def _alive(question: Question) -> bool:
-    """Whether NVIDIA cards are there to be used: a card given to a virtual machine is not."""
-    nvidia = question.facts.nvidia
-    return bool(nvidia and nvidia.gpus) or any(
-        f.code.startswith("cuda.") for f in question.findings
-    )

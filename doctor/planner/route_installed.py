@@ -53,7 +53,10 @@ def _and_covers(q: Question, kind: str, build: TorchBuild) -> str:
         return (
             f"; for which cards it has code could not be read ({cards} here): check --deep tries it"
         )
-    return f", has code for {cards}, and driver {q.context.driver} runs its CUDA {build.cuda}"
+    compat = " (by cuda-compat)" if q.context.forward_compat else ""
+    return (
+        f", has code for {cards}, and driver {q.context.driver}{compat} runs its CUDA {build.cuda}"
+    )
 
 
 def _age(build: TorchBuild) -> tuple[str, ...]:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from doctor.bus import bus_key
 from doctor.errors import Unknown
 from doctor.facts import GpuProcess, Npu, PciDevice
 from doctor.look import key_values
-from doctor.probe.pci import bus_key
 from doctor.system import NOT_RUN, System
 from doctor.tables import Tables
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -38,7 +39,8 @@ TOOLS: dict[str, tuple[str, ...]] = {
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
-CONTAINER_MARKS = (("/.dockerenv", "docker"), ("/run/.containerenv", "podman"))
+CONTAINER_MARKS = (("/.dockerenv", "docker"), ("/run/.containerenv", "podman"),
+                   ("/.singularity.d", "apptainer"))  # fmt: skip
 CGROUP_MARKS = (("kubepods", "kubernetes"), ("docker", "docker"), ("lxc", "lxc"),
                 ("libpod", "podman"), ("containerd", "containerd"))  # fmt: skip
 
@@ -343,15 +345,30 @@ def _wsl(system: System) -> bool:
 
 
 def _container(system: System) -> str | None:
+    """Its kind: who makes containers says so in init's environment, and only some leave files."""
     if "KUBERNETES_SERVICE_HOST" in system.env:
         return "kubernetes"
+    if any(name in system.env for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")):
+        return "apptainer"
+    said = system.env.get("container") or _told_by_init(system)
+    if said:
+        return said
     for path, name in CONTAINER_MARKS:
         if system.exists(path):
             return name
-    if system.env.get("container"):
-        return system.env["container"]
     groups = system.text("/proc/1/cgroup") or system.text("/proc/self/cgroup") or ""
     return next((name for mark, name in CGROUP_MARKS if mark in groups), None)
+
+
+def _told_by_init(system: System) -> str | None:
+    """`container=lxc` of init, or what systemd keeps of it; only root reads another's environment."""
+    texts = []
+    for path in ("/run/systemd/container", "/run/container_type", "/proc/1/environ"):
+        with contextlib.suppress(Unknown):
+            text = system.text(path) or ""
+            lines = text.split("\0") if path.startswith("/proc") else [f"container={text.strip()}"]
+            texts += [line.partition("=")[2] for line in lines if line.startswith("container=")]
+    return next(filter(None, texts), None)
 
 
 def _tools(system: System) -> dict[str, Tool]:

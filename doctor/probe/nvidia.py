@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from doctor.background import Background
+from doctor.bus import bus_key
 from doctor.errors import Unknown
 from doctor.facts import Gpu, Nvidia, PciDevice
 from doctor.linker import Linker
 from doctor.look import Look, find_version
-from doctor.probe import nvidia_libraries, nvidia_smi, nvidia_toolkits, pci
+from doctor.probe import nvidia_access, nvidia_libraries, nvidia_smi, nvidia_toolkits, pci
 from doctor.probe.nvidia_smi import DriverAnswer
 from doctor.probe.nvidia_visible import visible_devices
 from doctor.pyenv import PythonEnvironment
@@ -32,6 +33,8 @@ NODE = re.compile(r"/dev/nvidia\d+")
 
 NOT_IN_FABRIC = ("in progress", "not started")
 """nvidia-smi's words for a GPU that waits for the fabric manager."""
+
+OLDEST_DRIVER = 100
 
 NVML_SECONDS = 4.0
 """A driver that hangs keeps NVML from ever returning; the bus and /proc still answer then."""
@@ -59,6 +62,7 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
     gpus = answer.gpus or tuple(_gpus_without_driver(system, on_bus))
     if not gpus and not system.runs and (kernel or library):
         gpus = tuple(_gpus_of_bus(on_bus))
+    gpus = _with_addresses(gpus, on_bus)
     gpus = tuple(_with_capability(gpu, on_bus, tables) for gpu in gpus)
     visible = visible_devices(system.env, gpus)
     toolkits = nvidia_toolkits.probe(system, env, tables)
@@ -68,9 +72,15 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         kernel_driver=kernel,
         kernel_open=look("kernel_open", _kernel_open, system),
         conflicting_module=None if kernel else _conflicting_module(system, on_bus),
-        driver_version=answer.driver_version or _library_version(system, library),
+        driver_version=answer.driver_version or _version_in_name(library),
         driver_cuda=answer.driver_cuda,
         driver_library=library,
+        library_version=_version_in_name(library),
+        stray_library=None if library else nvidia_access.stray_library(system),
+        uvm=nvidia_access.uvm(system) if kernel else None,
+        closed_nodes=nvidia_access.closed(system, nodes),
+        choosers=nvidia_access.choosers(system, tables),
+        driver_capabilities=system.env.get("NVIDIA_DRIVER_CAPABILITIES"),
         source=answer.source,
         smi_error=answer.error,
         gpus=gpus,
@@ -130,10 +140,11 @@ def _driver_library(system: System, linker: Linker) -> str | None:
     return system.real(path) if path else None
 
 
-def _library_version(system: System, path: str | None) -> str | None:
+def _version_in_name(path: str | None) -> str | None:
     """Driver version from the name of the library that libcuda.so.1 links to."""
     match = nvidia_libraries.VERSION.search(path or "")
-    return match.group(1) if match and "." in match.group(1) else None
+    # WSL and Jetson call it libcuda.so.1.1, which is no version of a driver
+    return match.group(1) if match and int(match.group(1).split(".")[0]) >= OLDEST_DRIVER else None
 
 
 def _ask_driver(system: System, look: Look, there: bool) -> DriverAnswer:
@@ -183,12 +194,25 @@ def _gpus_of_bus(on_bus: tuple[PciDevice, ...]) -> Iterator[Gpu]:
         )
 
 
+def _with_addresses(gpus: tuple[Gpu, ...], on_bus: tuple[PciDevice, ...]) -> tuple[Gpu, ...]:
+    """Give the addresses that no other card has to cards that no longer tell theirs, if all get one."""
+    told = {bus_key(gpu.bus_id) for gpu in gpus}
+    left = [d.address for d in on_bus if bus_key(d.address) not in told]
+    silent = [gpu.index for gpu in gpus if gpu.bus_id is None]
+    if len(left) != len(silent):
+        return gpus
+    found = dict(zip(silent, left, strict=True))
+    return tuple(
+        replace(gpu, bus_id=found[gpu.index]) if gpu.index in found else gpu for gpu in gpus
+    )
+
+
 def _with_capability(gpu: Gpu, on_bus: tuple[PciDevice, ...], tables: Tables) -> Gpu:
     """Fill in a compute capability that the driver does not tell, from the chip's table row."""
     if gpu.compute_capability is not None:
         return gpu
-    ids = {pci.bus_key(device.address): device.device_id for device in on_bus}
-    device_id = gpu.device_id or ids.get(pci.bus_key(gpu.bus_id), "")
+    ids = {bus_key(device.address): device.device_id for device in on_bus}
+    device_id = gpu.device_id or ids.get(bus_key(gpu.bus_id), "")
     known = tables.nvidia_chip(device_id).get("compute_capability")
     reason = (
         "not told by the driver; taken from build/pci.toml" if known else "not told by the driver"
@@ -200,8 +224,11 @@ def _with_capability(gpu: Gpu, on_bus: tuple[PciDevice, ...], tables: Tables) ->
 
 def _fabric_manager(system: System, gpus: tuple[Gpu, ...]) -> str | None:
     """State of the NVSwitch fabric's manager; None where there is no switch."""
-    if any((gpu.fabric_state or "").lower() in NOT_IN_FABRIC for gpu in gpus):
+    states = {(gpu.fabric_state or "").lower() for gpu in gpus}
+    if states & set(NOT_IN_FABRIC):
         return "not running"
+    if states == {"completed"}:
+        return "running"
     if not pci.devices(system, VENDOR, NVSWITCH_CLASSES, lambda _: {}):
         return None
     for path in system.glob("/run/nvidia-fabricmanager", suffix=".pid"):

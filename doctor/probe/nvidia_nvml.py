@@ -3,125 +3,97 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from doctor.errors import Unknown
-from doctor.facts import Gpu, GpuProcess
+from doctor.facts import GpuProcess
 from doctor.look import MIB
-from doctor.probe.nvidia_smi import DriverAnswer
+from doctor.probe.nvidia_fields import FIELDS, Row, clean, complaint, gpu
+from doctor.probe.nvidia_smi import NO_DEVICES, DriverAnswer
 
 
 def ask() -> DriverAnswer:
-    """Ask NVML for what `nvidia_smi.ask` asks nvidia-smi.
+    """Ask NVML for what `nvidia_smi.ask` asks nvidia-smi; its refusals are an answer too.
 
     Raises:
-        Unknown: the library is absent, refuses to start, or lists no device.
+        Unknown: there is no NVML here to ask.
     """
     try:
         import pynvml
     except ImportError as error:
         raise Unknown(f"nvidia-ml-py is not importable: {error}") from error
-    with _started(pynvml):
-        try:
-            count = pynvml.nvmlDeviceGetCount()
-            cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
-            return DriverAnswer(
-                source="nvml",
-                driver_version=_text(pynvml.nvmlSystemGetDriverVersion()),
-                driver_cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
-                gpus=tuple(_gpu(pynvml, i) for i in range(count)),
-            )
-        except pynvml.NVMLError as error:
-            raise Unknown(f"NVML: {error}") from error
-
-
-@contextlib.contextmanager
-def _started(nvml: Any) -> Iterator[None]:
     try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as error:
-        raise Unknown(f"NVML does not start: {error}") from error
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        if error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+            raise Unknown("the driver's libnvidia-ml.so.1 is not found") from error
+        said = complaint(pynvml, error.value)
+        return DriverAnswer(error=f"Failed to initialize NVML: {said}")
     try:
-        yield
+        return _answer(pynvml)
+    except pynvml.NVMLError as error:
+        return DriverAnswer(error=f"NVML: {complaint(pynvml, error.value)}")
     finally:
-        with contextlib.suppress(nvml.NVMLError):
-            nvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
-def _gpu(nvml: Any, index: int) -> Gpu:
-    reasons: dict[str, str] = {}
-    try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    except nvml.NVMLError as error:
-        return Gpu(index=index, faults=(f"no handle: {error}",), unknown={"name": str(error)})
-
-    def get(name: str, call: Callable[[], Any]) -> Any:
-        """The answer; None where the device has no such thing, with the reason where it fails."""
+def _answer(nvml: Any) -> DriverAnswer:
+    version = _text(nvml.nvmlSystemGetDriverVersion())
+    gpus, denied = [], None
+    for index in range(nvml.nvmlDeviceGetCount()):
         try:
-            return call()
-        except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
-            return None
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
         except nvml.NVMLError as error:
-            reasons[name] = f"NVML: {error}"
-            return None
-
-    capability = get("compute_capability", lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle))
-    pci = get("bus_id", lambda: nvml.nvmlDeviceGetPciInfo(handle))
-    memory = get("memory_total", lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
-    mig = get("mig_mode", lambda: nvml.nvmlDeviceGetMigMode(handle))
-    ecc = get("ecc_mode", lambda: nvml.nvmlDeviceGetEccMode(handle))
-    errors = None
-    if ecc and ecc[0]:
-        errors = get(
-            "ecc_uncorrected",
-            lambda: nvml.nvmlDeviceGetTotalEccErrors(
-                handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
-            ),
-        )
-    return Gpu(
-        index=index,
-        name=_text(get("name", lambda: nvml.nvmlDeviceGetName(handle)) or "") or None,
-        uuid=_text(get("uuid", lambda: nvml.nvmlDeviceGetUUID(handle)) or "") or None,
-        bus_id=_text(pci.busId) if pci else None,
-        device_id=f"0x{pci.pciDeviceId >> 16:04x}" if pci else None,
-        compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
-        memory_total=memory.total // MIB if memory and memory.total else None,
-        memory_free=memory.free // MIB if memory and memory.total else None,
-        mig_mode=None if mig is None else ("Enabled" if mig[0] else "Disabled"),
-        mig_instances=tuple(_mig_instances(nvml, handle)) if mig and mig[0] else (),
-        ecc_mode=None if ecc is None else ("Enabled" if ecc[0] else "Disabled"),
-        ecc_uncorrected=errors,
-        faults=tuple(_faults(nvml, handle)),
-        processes=tuple(_processes(nvml, handle)),
-        unknown=reasons,
+            said = complaint(nvml, error.value)
+            if error.value == nvml.NVML_ERROR_NO_PERMISSION:
+                denied = said  # kept from this process, as nvidia-smi too passes over it
+            else:
+                gpus.append(gpu({"index": str(index), "name": f"[{said}]"}))
+            continue
+        row = clean({"index": str(index)} | _row(nvml, handle))
+        gpus.append(gpu(row, list(_processes(nvml, handle)), list(_instances(nvml, handle, row))))
+    if not gpus:
+        return DriverAnswer(driver_version=version, error=denied or NO_DEVICES)
+    cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()
+    return DriverAnswer(
+        source="nvml",
+        driver_version=version,
+        driver_cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
+        gpus=tuple(gpus),
     )
 
 
-def _mig_instances(nvml: Any, handle: Any) -> Iterator[str]:
+def _row(nvml: Any, handle: Any) -> Row:
+    """What nvidia-smi would print of a card."""
+    row = {}
+    for field in FIELDS:
+        try:
+            answer = field.nvml(nvml, handle)
+        except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
+            continue
+        except nvml.NVMLError as error:
+            answer = f"[{complaint(nvml, error.value)}]"
+        if answer is not None:
+            row[field.smi] = _text(answer)
+    return row
+
+
+def _text(value: str | bytes | int) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _instances(nvml: Any, handle: Any, row: Row) -> Iterator[str]:
+    """MIG devices, each as `profile UUID`."""
+    if row.get("mig.mode.current") != "Enabled":
+        return
     with contextlib.suppress(nvml.NVMLError):
         for i in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
             with contextlib.suppress(nvml.NVMLError):
                 device = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, i)
                 name = _text(nvml.nvmlDeviceGetName(device)).rsplit(" ", 1)[-1]
                 yield f"{name} {_text(nvml.nvmlDeviceGetUUID(device))}"
-
-
-def _faults(nvml: Any, handle: Any) -> Iterator[str]:
-    """Faults that last, in nvidia-smi's words."""
-    with contextlib.suppress(nvml.NVMLError):
-        _, _, pending, failed = nvml.nvmlDeviceGetRemappedRows(handle)
-        if pending:
-            yield "remapped_rows.pending: Yes"
-        if failed:
-            yield "remapped_rows.failure: Yes"
-    with contextlib.suppress(nvml.NVMLError):
-        if nvml.nvmlDeviceGetRetiredPagesPendingStatus(handle):
-            yield "retired_pages.pending: Yes"
 
 
 def _processes(nvml: Any, handle: Any) -> Iterator[GpuProcess]:

@@ -10,14 +10,8 @@ from dataclasses import dataclass
 from doctor.errors import Unknown
 from doctor.facts import Gpu, GpuProcess
 from doctor.look import number
+from doctor.probe.nvidia_fields import CORE, SMI_FIELDS, Row, clean, gpu
 from doctor.system import Completed, System
-
-FIELDS = (
-    "index", "name", "uuid", "pci.bus_id", "pci.device_id", "driver_version", "memory.total", "memory.free",
-    "compute_cap", "mig.mode.current", "ecc.mode.current",
-    "ecc.errors.uncorrected.volatile.total", "retired_pages.pending", "remapped_rows.pending",
-    "remapped_rows.failure", "gpu_recovery_action", "fabric.state",
-)  # fmt: skip
 
 BANNER = ["nvidia-smi"]
 APPS = ["nvidia-smi", "--query-compute-apps=gpu_uuid,pid,process_name,used_gpu_memory",
@@ -26,21 +20,17 @@ LIST = ["nvidia-smi", "-L"]
 TOPOLOGY = ["nvidia-smi", "topo", "-m"]
 
 REFUSED_FIELD = re.compile(r'Field "([^"]+)" is not a valid field')
-ABSENT = re.compile(
-    r"^\[?(n/a|not supported|unknown error|insufficient permissions)\]?$", re.IGNORECASE
+HANDLE = re.compile(
+    r"Unable to determine the device handle for GPU\s*(?:(\d{1,3})\s*:\s*)?"
+    r"([0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])\s*:\s*([^.\n]+)",
+    re.IGNORECASE,
 )
-LOST = re.compile(
-    r"GPU is lost|fallen off the bus|Unable to determine the device handle", re.IGNORECASE
-)
+"""Said of each card that no longer answers, in front of the rows of the others."""
 
-FAULT_FIELDS = {
-    "retired_pages.pending": ("yes",),
-    "remapped_rows.pending": ("yes",),
-    "remapped_rows.failure": ("yes",),
-    "gpu_recovery_action": ("gpu reset", "reset", "node reboot", "reboot", "drain p2p",
-                            "drain and reset", "drain"),
-}  # fmt: skip
-"""Field -> answers that mean a fault which lasts until a reset, a reboot or a repair."""
+NO_DEVICES = "No devices were found"
+
+BAD_USAGE = (2, -11, 139)
+"""Statuses of an nvidia-smi that stumbled over a question: a wrong argument, a crash."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ def start(system: System, several: bool) -> None:
     On a live machine NVML answers all but the topology of several GPUs.
     """
     if system.which("nvidia-smi"):
-        for command in () if system.live else (query(FIELDS), BANNER, APPS):
+        for command in () if system.live else (query(SMI_FIELDS), BANNER, APPS):
             system.start(command)
         if several:
             system.start(TOPOLOGY)
@@ -77,41 +67,62 @@ def ask(system: System) -> DriverAnswer:
         return DriverAnswer(error="nvidia-smi is not installed")
     for command in (BANNER, APPS):
         system.start(command)
-    fields: tuple[str, ...] = FIELDS
-    for _ in FIELDS:
-        try:
-            done = system.run(query(fields))
-        except Unknown as error:
-            return DriverAnswer(error=str(error))
-        refused = set(REFUSED_FIELD.findall(done.stdout + done.stderr))
-        if not refused & set(fields):
-            break
-        fields = tuple(f for f in fields if f not in refused)
-    rows = parse_rows(done.stdout, fields)
-    if done.status != 0 or not rows:
+    try:
+        done, fields = _query(system, SMI_FIELDS)
+        rows = parse_rows(done.stdout, fields)
+        if not rows and done.status in BAD_USAGE:
+            done, fields = _query(system, CORE)
+            rows = parse_rows(done.stdout, fields)
+    except Unknown as error:
+        return DriverAnswer(error=str(error))
+    rows = _with_lost(rows, done.stdout + done.stderr)
+    if not rows:
         return DriverAnswer(error=complaint(done))
     versions = [row["driver_version"] for row in rows if row.get("driver_version")]
     processes = _processes(system)
     instances = _mig_instances(system, rows)
-    lost = LOST.search(done.stdout + done.stderr)
     return DriverAnswer(
         source="nvidia-smi",
         driver_version=versions[0] if versions else None,
         driver_cuda=_driver_cuda(system),
-        gpus=tuple(_gpu(i, row, processes, instances) for i, row in enumerate(rows)),
-        error=lost.group(0) if lost else None,
+        gpus=tuple(
+            gpu(row, processes.get(row.get("uuid", ""), ()), instances.get(int(row["index"]), ()))
+            for row in rows
+        ),
     )
 
 
-def parse_rows(text: str, fields: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of a csv answer as field -> value; what the device does not have is left out."""
+def _query(system: System, fields: Sequence[str]) -> tuple[Completed, Sequence[str]]:
+    """What it says, and to which fields: those that this version does not know are left out."""
+    for _ in range(len(fields)):
+        done = system.run(query(fields))
+        refused = set(REFUSED_FIELD.findall(done.stdout + done.stderr)) & set(fields)
+        if not refused:
+            break
+        fields = tuple(f for f in fields if f not in refused)
+    return done, fields
+
+
+def _with_lost(rows: list[Row], text: str) -> list[Row]:
+    """The rows and one for each card of which nvidia-smi only says that it cannot be asked."""
+    taken = {row["index"] for row in rows}
+    free = (str(i) for i in range(len(rows) + 64) if str(i) not in taken)
+    for told, address, said in HANDLE.findall(text):
+        index = told if told and told not in taken else next(free)
+        taken.add(index)
+        rows.append({"index": index, "name": f"[{said.strip()}]", "pci.bus_id": address})
+    return sorted(rows, key=lambda row: int(row["index"]))
+
+
+def parse_rows(text: str, fields: Sequence[str]) -> list[Row]:
+    """Rows of a csv answer; what the device does not have is left out."""
     rows = []
     lines = [line for line in text.splitlines() if line.count(",") >= len(fields) - 1]
     for cells in _cells(lines):
-        row = dict(zip(fields, (cell.strip() for cell in cells), strict=False))
-        if number(row.get("index", "")) is None or not row.get("name"):
-            continue
-        rows.append({k: v for k, v in row.items() if v and not ABSENT.match(v)})
+        row = clean(dict(zip(fields, (cell.strip() for cell in cells), strict=False)))
+        index = number(row.get("index", ""))
+        if index is not None and row.get("name"):
+            rows.append(row | {"index": str(index)})
     return rows
 
 
@@ -132,40 +143,6 @@ def complaint(done: Completed) -> str:
     if not lines:
         return f"nvidia-smi printed nothing and ended with status {done.status}"
     return " ".join(" ".join(lines[:3]).split())[:300]
-
-
-def _gpu(
-    position: int,
-    row: dict[str, str],
-    processes: dict[str, list[GpuProcess]],
-    instances: dict[int, tuple[str, ...]],
-) -> Gpu:
-    capability = row.get("compute_cap", "")
-    index = number(row.get("index", ""))
-    faults = [
-        f"{field}: {row[field]}"
-        for field, bad in FAULT_FIELDS.items()
-        if row.get(field, "").lower() in bad
-    ]
-    if LOST.search(" ".join(row.values())):
-        faults.append("GPU is lost")
-    return Gpu(
-        index=position if index is None else index,
-        name=row.get("name"),
-        uuid=row.get("uuid"),
-        bus_id=row.get("pci.bus_id"),
-        device_id=row["pci.device_id"][:6].lower() if row.get("pci.device_id") else None,
-        compute_capability=capability if re.fullmatch(r"\d+\.\d", capability) else None,
-        memory_total=number(row.get("memory.total", "")),
-        memory_free=number(row.get("memory.free", "")),
-        mig_mode=row.get("mig.mode.current"),
-        mig_instances=instances.get(index or 0, ()),
-        ecc_mode=row.get("ecc.mode.current"),
-        ecc_uncorrected=number(row.get("ecc.errors.uncorrected.volatile.total", "")),
-        fabric_state=row.get("fabric.state"),
-        faults=tuple(faults),
-        processes=tuple(processes.get(row.get("uuid", ""), ())),
-    )
 
 
 def _driver_cuda(system: System) -> str | None:
@@ -191,7 +168,7 @@ def _processes(system: System) -> dict[str, list[GpuProcess]]:
     return found
 
 
-def _mig_instances(system: System, rows: list[dict[str, str]]) -> dict[int, tuple[str, ...]]:
+def _mig_instances(system: System, rows: Sequence[Row]) -> dict[int, tuple[str, ...]]:
     """GPU index -> its MIG devices, each as `profile UUID`; asked only where MIG is on."""
     if not any(row.get("mig.mode.current") == "Enabled" for row in rows):
         return {}

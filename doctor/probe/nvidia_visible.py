@@ -8,11 +8,15 @@ A device named twice leaves none (torch/cuda/__init__.py, _parse_visible_devices
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from doctor.bus import bus_key
 from doctor.facts import Gpu
-from doctor.probe.pci import bus_key
+
+LOST = re.compile(r"lost|fallen off the bus", re.IGNORECASE)
+"""A card that is no longer there is no device of CUDA's."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,11 @@ class Visible:
 def visible_devices(env: Mapping[str, str], gpus: Sequence[Gpu]) -> Visible:
     """Apply CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER to a machine's GPUs."""
     ordered = cuda_order(gpus, env.get("CUDA_DEVICE_ORDER"))
-    usable = [g for g in ordered if g.mig_mode != "Enabled" or g.mig_instances]
+    usable = [
+        g
+        for g in ordered
+        if (g.mig_mode != "Enabled" or g.mig_instances) and not any(map(LOST.search, g.faults))
+    ]
     mask = env.get("CUDA_VISIBLE_DEVICES")
     if mask is None:
         return Visible(tuple(g.index for g in usable), ())

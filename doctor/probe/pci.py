@@ -34,7 +34,8 @@ def devices(
             device_id = _word(system, f"{folder}/device")
         except Unknown:
             continue
-        if not kind.startswith(classes):
+        # a virtual function is a part of the card in front of it, lent to virtual machines
+        if not kind.startswith(classes) or system.exists(f"{folder}/physfn"):
             continue
         described = describe(device_id)
         driver = None
@@ -56,9 +57,3 @@ def devices(
 
 def _word(system: System, path: str) -> str:
     return (system.text(path) or "").strip().lower()
-
-
-def bus_key(bus_id: str | None) -> str:
-    """A bus address as sysfs writes it, from nvidia-smi's `00000000:C1:00.0`."""
-    parts = (bus_id or "").lower().split(":")
-    return ":".join([parts[0][-4:], *parts[1:]]) if len(parts) == 3 else (bus_id or "").lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doctor.errors import Unknown
-from doctor.probe import nvidia_smi
-from doctor.probe.nvidia_smi import FIELDS, complaint, parse_mig_list, parse_rows, parse_topology
+from doctor.probe import nvidia_fields, nvidia_smi
+from doctor.probe.nvidia_fields import CORE, SMI_FIELDS
+from doctor.probe.nvidia_smi import complaint, parse_mig_list, parse_rows, parse_topology
 from doctor.system import Completed, System
 
 SHORT = ("index", "name", "memory.total", "compute_cap", "mig.mode.current")
@@ -38,7 +40,8 @@ SHORT = ("index", "name", "memory.total", "compute_cap", "mig.mode.current")
         ),
         (
             "0, Tesla V100, [Not Supported], [Unknown Error], [Insufficient Permissions]\n",
-            [{"index": "0", "name": "Tesla V100"}],
+            [{"index": "0", "name": "Tesla V100", "compute_cap": "[Unknown Error]",
+              "mig.mode.current": "[Insufficient Permissions]"}],
         ),
         ("0, NVIDIA L4, 23034, 8.9, N/A\r\n", [{"index": "0", "name": "NVIDIA L4",
                                                "memory.total": "23034", "compute_cap": "8.9"}]),
@@ -59,7 +62,7 @@ def test_rows(text: str, expected: list[dict[str, str]]) -> None:
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.text(max_size=200), st.sampled_from([SHORT, FIELDS]))
+@given(st.text(max_size=200), st.sampled_from([SHORT, SMI_FIELDS]))
 def test_any_text_as_rows(text: str, fields: tuple[str, ...]) -> None:
     for row in parse_rows(text, fields):
         assert row["index"] and row["name"]
@@ -225,10 +228,24 @@ def smi(
 
 
 UUID = "GPU-5b2e8a3d-0000-1111-2222-333344445555"
-ROW = (
-    f"0, NVIDIA H100 80GB HBM3, {UUID}, 00000000:19:00.0, 0x233010DE, 570.172.08, 81559, 81541, "
-    "9.0, Disabled, Enabled, 3, [N/A], Yes, No, Drain and Reset, In Progress\n"
-)
+CELLS = {
+    "index": "0", "name": "NVIDIA H100 80GB HBM3", "uuid": UUID, "pci.bus_id": "00000000:19:00.0",
+    "pci.device_id": "0x233010DE", "driver_version": "570.172.08", "memory.total": "81559",
+    "memory.free": "81541", "compute_cap": "9.0", "compute_mode": "Exclusive_Process",
+    "mig.mode.current": "Disabled", "ecc.mode.current": "Enabled",
+    "ecc.errors.uncorrected.volatile.total": "3", "remapped_rows.pending": "Yes",
+    "remapped_rows.failure": "No", "gpu_recovery_action": "Drain and Reset",
+    "fabric.state": "Completed", "fabric.status": "Insufficient Resources",
+}  # fmt: skip
+
+
+def row(fields: Sequence[str] = SMI_FIELDS, **other: str) -> str:
+    """A line of its csv, with dots of field names written as `__`."""
+    cells = CELLS | {name.replace("__", "."): value for name, value in other.items()}
+    return ", ".join(cells.get(field, "[N/A]") for field in fields) + "\n"
+
+
+ROW = row()
 
 
 def test_all_that_it_tells(tmp_path: Path) -> None:
@@ -242,30 +259,98 @@ def test_all_that_it_tells(tmp_path: Path) -> None:
     assert (gpu.device_id, gpu.compute_capability) == ("0x2330", "9.0")
     assert (gpu.memory_total, gpu.memory_free) == (81559, 81541)
     assert (gpu.mig_mode, gpu.ecc_mode, gpu.ecc_uncorrected) == ("Disabled", "Enabled", 3)
-    assert gpu.fabric_state == "In Progress"
+    assert (gpu.fabric_state, gpu.fabric_status) == ("Completed", "Insufficient Resources")
+    assert gpu.compute_mode == "Exclusive_Process"
     assert gpu.faults == ("remapped_rows.pending: Yes", "gpu_recovery_action: Drain and Reset")
     assert [(p.pid, p.name, p.memory) for p in gpu.processes] == [(4711, "/usr/bin/python3", 1024)]
 
 
-def test_a_driver_that_does_not_know_a_field(tmp_path: Path) -> None:
-    cells = ROW.split(", ")
-    row = ", ".join(cells[:8] + cells[9:])
-    answer = nvidia_smi.ask(smi(tmp_path, rows=row, refuses="compute_cap"))
-    (gpu,) = answer.gpus
-    assert gpu.compute_capability is None
+@pytest.mark.parametrize("field", ["compute_cap", "fabric.status", "gpu_recovery_action"])
+def test_a_driver_that_does_not_know_a_field(tmp_path: Path, field: str) -> None:
+    known = row([name for name in SMI_FIELDS if name != field])
+    (gpu,) = nvidia_smi.ask(smi(tmp_path, rows=known, refuses=field)).gpus
     assert (gpu.memory_total, gpu.mig_mode) == (81559, "Disabled")
+    told = (gpu.compute_capability, gpu.fabric_status, gpu.faults[1:])
+    whole = ("9.0", "Insufficient Resources", ("gpu_recovery_action: Drain and Reset",))
+    assert [a == b for a, b in zip(told, whole, strict=True)].count(False) == 1
+
+
+def test_an_nvidia_smi_that_stumbles_over_the_question(tmp_path: Path) -> None:
+    """It crashes at a field that it claims to know: what every version answers is still asked."""
+    system = smi(tmp_path, rows=row(CORE))
+    place = tmp_path / "usr/bin/nvidia-smi"
+    place.write_text(
+        place.read_text().replace('case "$*" in', 'case "$*" in\n*fabric*) exit 139;;', 1)
+    )
+    (gpu,) = nvidia_smi.ask(system).gpus
+    assert (gpu.name, gpu.uuid, gpu.memory_total) == ("NVIDIA H100 80GB HBM3", UUID, 81559)
 
 
 def test_mig_devices_are_asked_for_where_mig_is_on(tmp_path: Path) -> None:
-    row = ROW.replace("9.0, Disabled", "9.0, Enabled")
-    (gpu,) = nvidia_smi.ask(smi(tmp_path, rows=row)).gpus
+    (gpu,) = nvidia_smi.ask(smi(tmp_path, rows=row(mig__mode__current="Enabled"))).gpus
     assert [i.split()[0] for i in gpu.mig_instances] == ["3g.40gb", "1g.10gb+me"]
 
 
-def test_a_lost_gpu_is_told(tmp_path: Path) -> None:
-    rows = ROW + "Unable to determine the device handle for GPU0000:21:00.0: GPU is lost.\n"
-    answer = nvidia_smi.ask(smi(tmp_path, rows=rows))
-    assert answer.error and len(answer.gpus) == 1
+@pytest.mark.parametrize(
+    ("line", "index", "said"),
+    [
+        ("for GPU0000:21:00.0: GPU is lost.  Reboot the system to recover this GPU", 1, "GPU is lost"),
+        ("for GPU 0000:21:00.0: Unknown Error", 1, "name: Unknown Error"),
+        ("for GPU3: 0000:21:00.0: Unknown Error", 3, "name: Unknown Error"),
+        ("for gpu 00000000:21:00.0: GPU requires reset", 1, "GPU requires reset"),
+    ],
+)  # fmt: skip
+def test_a_lost_gpu_is_a_gpu(tmp_path: Path, line: str, index: int, said: str) -> None:
+    told = f"Unable to determine the device handle {line}\n"
+    sound, lost = nvidia_smi.ask(smi(tmp_path, rows=told + ROW)).gpus
+    assert (sound.index, sound.name) == (0, "NVIDIA H100 80GB HBM3")
+    assert (lost.index, lost.name, lost.faults) == (index, None, (said,))
+    assert (lost.bus_id or "").endswith("0000:21:00.0")
+
+
+def test_only_a_lost_gpu(tmp_path: Path) -> None:
+    told = "Unable to determine the device handle for GPU0000:21:00.0: GPU is lost.\n"
+    (lost,) = nvidia_smi.ask(smi(tmp_path, rows=told)).gpus
+    assert (lost.index, lost.faults) == (0, ("GPU is lost",))
+
+
+@pytest.mark.parametrize(
+    ("field", "answer", "fault"),
+    [
+        ("name", "[Unknown Error]", "name: Unknown Error"),
+        ("name", "ERR!", "name: ERR!"),
+        ("uuid", "[GPU requires reset]", "GPU requires reset"),
+        ("memory.total", "[Unknown Error]", "memory.total: Unknown Error"),
+        ("compute_mode", "[GPU is lost]", "GPU is lost"),
+        ("fabric.state", "[GPU requires reset]", "GPU requires reset"),
+        ("gpu_recovery_action", "Reboot", "gpu_recovery_action: Reboot"),
+        ("gpu_recovery_action", "Something new", "gpu_recovery_action: Something new"),
+        ("retired_pages.pending", "Yes", "retired_pages.pending: Yes"),
+        ("gpu_recovery_action", "None", None),
+        ("gpu_recovery_action", "[N/A]", None),
+        ("gpu_recovery_action", "[Unknown Error]", None),
+        ("memory.total", "[N/A]", None),
+        ("memory.free", "[Insufficient Permissions]", None),
+        ("name", "[Insufficient Permissions]", None),
+        ("mig.mode.current", "[Not Supported]", None),
+        ("fabric.state", "[Unknown Error]", None),
+    ],
+)
+def test_what_stands_in_place_of_an_answer(field: str, answer: str, fault: str | None) -> None:
+    cells = {"remapped_rows.pending": "No", "gpu_recovery_action": "None", field: answer}
+    text = row(**{name.replace(".", "__"): cell for name, cell in cells.items()})
+    gpu = nvidia_fields.gpu(parse_rows(text, SMI_FIELDS)[0])
+    assert gpu.faults == ((fault,) if fault else ())
+    answered = nvidia_fields.trouble(answer) is None or nvidia_fields.ABSENT.match(answer)
+    assert bool(answered) == (not gpu.unknown)
+
+
+def test_rows_count_whatever_the_status(tmp_path: Path) -> None:
+    """A corrupted infoROM is status 14, and all cards are listed."""
+    system = smi(tmp_path, rows=ROW)
+    place = tmp_path / "usr/bin/nvidia-smi"
+    place.write_text(place.read_text() + "exit 14\n")
+    assert len(nvidia_smi.ask(system).gpus) == 1
 
 
 @pytest.mark.parametrize(
@@ -289,5 +374,5 @@ def test_no_nvidia_smi(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["abc", "9", "9.0a", "-1.0", "12.10"])
 def test_a_capability_that_is_none(tmp_path: Path, word: str) -> None:
-    (gpu,) = nvidia_smi.ask(smi(tmp_path, rows=ROW.replace(" 9.0,", f" {word},"))).gpus
+    (gpu,) = nvidia_smi.ask(smi(tmp_path, rows=row(compute_cap=word))).gpus
     assert gpu.compute_capability is None
