@@ -169,6 +169,7 @@ SHAPES: Mapping[str, Mapping[str, Shape]] = {
     "recipes": {
         "setting": {"name": str, "value": str, "when": list, **SOURCED},
         "ignored": {"name": str, "instead": str, **SOURCED},
+        "steering": {"effect": str, "names": list, **SOURCED},
         "weight": {"pattern": str, "memory_gb": POSITIVE, "seconds": POSITIVE, **SOURCED},
         "cost": {"disk_gb": POSITIVE, "network_mb": WHOLE, **SOURCED},
         "tree": {

@@ -22,8 +22,8 @@ ASIDE = "build.aside"
 def locked(tree: Path) -> Iterator[str]:
     """Be the only build in a tree; gives the mark of its processes.
 
-    The lock is on the folder itself and ends with this process, however that ends. Compilers that
-    a killed build has left behind are ended first.
+    The lock is on the folder itself and ends with this process, however that ends. Programs that
+    a killed build has left behind are ended first, and this one's own when it is done.
 
     Raises:
         DoctorError: another build is at work there.
@@ -40,7 +40,10 @@ def locked(tree: Path) -> Iterator[str]:
                 f"Another build is at work in {tree}{who}; wait for its end, or build in another tree."
             ) from error
         processes.end(mark)
-        yield mark
+        try:
+            yield mark
+        finally:
+            processes.end(mark)
     finally:
         os.close(descriptor)
 
@@ -112,7 +115,8 @@ def _aside(tree: Tree, state: State | None) -> Path:
 
 def _put_products_aside(tree: Tree, folder: Path) -> None:
     """Libraries of the other build must not end up in this one's wheel."""
-    tracked = set((git(tree.path, "ls-files", "torch/lib") or "").split())
+    listed = git(tree.path, "ls-files", "torch/lib") if tree.commit else ""
+    tracked = set(listed.split())
     for file in (tree.path / "torch" / "lib").glob("*.so*"):
         if str(file.relative_to(tree.path)) not in tracked and file.is_file():
             folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from doctor.errors import DoctorError, WrongUsage
 
 if TYPE_CHECKING:
     from doctor.builder.torch_source.events import Reporter
-    from doctor.builder.torch_source.outlook import Outlook
+    from doctor.builder.torch_source.outlook import Outlook, Request
     from doctor.system import System
     from doctor.tables import Tables
 
@@ -45,38 +46,75 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
                 ref: str | None, jobs: int | None, cuda_home: str | None, out: Path | None,
                 python: str | None, install: bool, dry_run: bool, resume: bool, as_json: bool) -> int:  # fmt: skip
     """Build PyTorch from source, prove the wheel, and keep it for the next time."""
-    from doctor.builder.torch_source import outlook, page
     from doctor.builder.torch_source.events import Reporter
-    from doctor.builder.torch_source.preflight import stops
+    from doctor.builder.torch_source.outlook import Request
+    from doctor.builder.torch_source.run import Stopped, nothing_left_behind, stoppable
     from doctor.plan import Wishes
-    from doctor.survey import survey
-    from doctor.system import System
-    from doctor.tables import Tables
 
-    system, tables = System(obj["root"], execute=obj["execute"]), Tables()
-    if not system.live and not dry_run:
-        raise WrongUsage("--root is for looking only; with build-torch it needs --dry-run.")
-    cuda_home = _checked(system, python, cuda_home, dry_run)
-    request = outlook.Request(
-        Wishes(archs=archs, libuv=libuv), source, ref, jobs, cuda_home, out, resume
-    )
-    facts = survey(
-        system,
-        tables,
-        areas={"host", "python", "nvidia", "storage"},
-        python=python and str(Path(python).absolute()),
-        debug=obj["debug"],
-    )
-    found = outlook.look_ahead(request, system, facts, tables)
-    if dry_run:
-        if as_json:
-            Reporter(out=sys.stdout).event("plan", **page.to_json(found))
-        else:
-            page.print_outlook(found, sys.stdout)
-        return int(stops(found.findings))
-    target = str(Path(python or sys.executable).absolute()) if install else None
+    request = Request(Wishes(archs=archs, libuv=libuv), source, ref, jobs, cuda_home, out, resume)
     reporter = Reporter(out=sys.stdout if as_json else None)
-    return _carry_out(found, system, tables, reporter, target)
+    call = _Call(request, obj, python, install, dry_run, reporter)
+    try:
+        with stoppable(), nothing_left_behind():
+            return call.do()
+    except Stopped as stop:
+        reporter.clear()
+        reporter.event("stopped", call.stopped(str(stop)), signal=str(stop))
+        return 128 + stop.number
+
+
+@dataclass
+class _Call:
+    """One call of the command; `folder` is known once it was decided what is built."""
+
+    request: Request
+    obj: dict[str, Any]
+    python: str | None
+    install: bool
+    dry_run: bool
+    reporter: Reporter
+    folder: Path | None = None
+
+    def do(self) -> int:
+        """Look, decide, and show or carry out; the exit status."""
+        from doctor.builder.torch_source import outlook, page
+        from doctor.builder.torch_source.preflight import stops
+        from doctor.survey import survey
+        from doctor.system import System
+        from doctor.tables import Tables
+
+        system = System(self.obj["root"], execute=self.obj["execute"])
+        tables, python = Tables(), self.python
+        cuda_home = _checked(system, python, self.request.cuda_home, self.dry_run)
+        request = replace(self.request, cuda_home=cuda_home)
+        facts = survey(
+            system,
+            tables,
+            areas={"host", "python", "nvidia", "storage"},
+            python=python and str(Path(python).absolute()),
+            debug=self.obj["debug"],
+        )
+        found = outlook.look_ahead(request, system, facts, tables)
+        self.folder = found.folder
+        if self.dry_run:
+            if self.reporter.out is not None:
+                self.reporter.event("plan", **page.to_json(found))
+            else:
+                page.print_outlook(found, sys.stdout)
+            return int(stops(found.findings))
+        target = str(Path(python or sys.executable).absolute()) if self.install else None
+        return _carry_out(found, system, tables, self.reporter, target)
+
+    def stopped(self, how: str) -> str:
+        """What is said when a signal came."""
+        from doctor.builder.torch_source.fingerprint import read_state
+        from doctor.builder.torch_source.tree import BUILD
+
+        said = f"Stopped by {how}; every program of it has ended."
+        if self.folder is None or self.dry_run:
+            return said
+        begun = read_state(self.folder / BUILD) is not None
+        return f"{said} {'Go on with --resume.' if begun else 'Run it again to go on.'}"
 
 
 def _checked(
@@ -102,7 +140,6 @@ def _carry_out(
     from doctor.builder.torch_source import session
     from doctor.builder.torch_source.builder import BuildFailed
     from doctor.builder.torch_source.install import install_wheel
-    from doctor.builder.torch_source.run import Stopped, stoppable
 
     for note in outlook.notes:
         reporter.event("note", f"Note: {note}")
@@ -110,19 +147,10 @@ def _carry_out(
         if finding.severity != "error":
             reporter.event("warning", f"! {finding.code}: {finding.cause}", code=finding.code)
     try:
-        with stoppable():
-            built = session.carry_out(outlook, system, tables, reporter)
-            if target:
-                install_wheel(built.wheel, target)
-                reporter.event("installed", f"Installed into {target}", python=target)
-    except Stopped as stop:
-        reporter.clear()
-        reporter.event(
-            "stopped",
-            f"Stopped by {stop}; every compiler has ended. Go on with --resume.",
-            signal=str(stop),
-        )
-        return 128 + stop.number
+        built = session.carry_out(outlook, system, tables, reporter)
+        if target:
+            install_wheel(built.wheel, target)
+            reporter.event("installed", f"Installed into {target}", python=target)
     except DoctorError as error:
         if reporter.out is not None:
             code = error.failure.code if isinstance(error, BuildFailed) else None

@@ -24,8 +24,8 @@ POLL = 0.1
 PR_SET_PDEATHSIG = 1
 
 
-class Stopped(Exception):
-    """The user, or a signal, ended the build."""
+class Stopped(BaseException):
+    """The user, or a signal, ended the build; no handler of mere failures takes it for one."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -49,6 +49,23 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def nothing_left_behind() -> Iterator[None]:
+    """Whatever ends this block, no program that was started in it goes on, nor a child of one.
+
+    They bear a mark in their environment, unless a build has given them its own (see `processes`).
+    """
+    mark, former = f"call {os.getpid()}", os.environ.get(processes.MARK)
+    os.environ[processes.MARK] = mark
+    try:
+        yield
+    finally:
+        os.environ.pop(processes.MARK)
+        if former is not None:
+            os.environ[processes.MARK] = former
+        processes.end(mark)
 
 
 def run(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from doctor.builder.torch_source import build_folder, product, source
+from doctor.builder.torch_source import build_folder, processes, product, source, steering
 from doctor.builder.torch_source.builder import Builder
 from doctor.builder.torch_source.events import Reporter
 from doctor.builder.torch_source.fingerprint import Fingerprint, fingerprint
@@ -27,11 +26,6 @@ from doctor.errors import DoctorError
 from doctor.findings.finding import ERROR, Finding
 from doctor.system import System
 from doctor.tables import Tables
-
-STEERING = re.compile(
-    r"(USE|BUILD|CMAKE|TORCH|NCCL|CUDNN|MKL|BLAS|ATEN|ONNX|PYTORCH)_|(C|CXX|LD|CPP)FLAGS$"
-)
-"""Variables of the user's own that PyTorch's build reads; they belong to what a build depends on."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,8 @@ def carry_out(outlook: Outlook, system: System, tables: Tables, reporter: Report
     assert tree is not None
     with build_folder.locked(tree.path) as mark:
         state = state_hash(tree)
-        wanted = _fingerprint(outlook, tree, state, system, python)
+        own = steering.counted(system.env, tree.path, tables)
+        wanted = _fingerprint(outlook, tree, state, own, python)
         ready = product.cached(cache / "wheels", wanted)
         if ready is not None:
             wheel = product.hand_out(ready, request.out)
@@ -98,7 +93,7 @@ def carry_out(outlook: Outlook, system: System, tables: Tables, reporter: Report
             tree=tree,
             python=python,
             env={
-                **env,
+                **_without(env, steering.without_effect(env, tree.path, tables)),
                 **source.mirrored(tree.path, env),
                 **outlook.settings,
                 "PYTORCH_BUILD_VERSION": version,
@@ -113,11 +108,16 @@ def carry_out(outlook: Outlook, system: System, tables: Tables, reporter: Report
             fingerprint=wanted,
         )
         wheel = builder.build()
-        kept = _prove(outlook, wheel, cache, python, env, wanted, reporter)
+        marked = {**env, processes.MARK: mark}
+        kept = _prove(outlook, wheel, cache, python, marked, wanted, reporter)
         builder.done()
     final = product.hand_out(kept, request.out)
     reporter.event("done", f"Built and proved: {final}", wheel=str(final), version=version)
     return Built(final, False)
+
+
+def _without(env: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name not in names}
 
 
 def _refuse(outlook: Outlook) -> None:
@@ -149,11 +149,10 @@ def _new_log(cache: Path) -> Path:
 
 
 def _fingerprint(
-    outlook: Outlook, tree: Tree, state: str, system: System, python: str
+    outlook: Outlook, tree: Tree, state: str, own: Mapping[str, str], python: str
 ) -> Fingerprint:
     chosen, programs, facts = outlook.chosen, outlook.programs, outlook.facts
     compiler, toolkit = chosen.compiler, chosen.toolkit
-    own = {k: v for k, v in system.env.items() if STEERING.match(k) and k != "TORCH_LOCAL_PATH"}
     named = {
         "compiler": f"{compiler.cxx} {compiler.version}" if compiler else "none",
         "nvcc": f"{toolkit.nvcc} {toolkit.version}" if toolkit else "none",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from doctor.builder import files
 from doctor.builder.torch_source.events import Reporter
 from doctor.builder.torch_source.run import run
 from doctor.builder.torch_source.tree import missing_submodules
@@ -93,7 +94,7 @@ def clone(
     """
     marker = folder / ".git" / MARKER
     if folder.exists() and any(folder.iterdir()):
-        if not marker.exists():
+        if not marker.exists() and not _nothing_but_begun(folder):
             raise DoctorError(
                 f"{folder} is there and no clone of nanochat-doctor; move it away, or name it with "
                 "--source."
@@ -103,7 +104,8 @@ def clone(
     origin = _reachable(places, ref, env)
     url, git = origin.url, ["git", *origin.options]
     reporter.event("clone", f"Cloning {ref} from {url} …", url=url, ref=ref, folder=str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
+    # before git: a kill at any moment leaves a folder that is known for ours
+    files.write(marker, "\n".join(origin.rewrite or ()))
     steps = [
         [*git, "init", "--quiet", "."],
         [*git, "config", "remote.origin.url", url],
@@ -113,10 +115,18 @@ def clone(
         [*git, "submodule", "update", "--init", "--recursive", "--force", "--depth", "1",
          "--jobs", str(min(8, (os.cpu_count() or 1) * 2))],
     ]  # fmt: skip
-    for number, step in enumerate(steps):
+    for step in steps:
         _step(step, folder, env, log)
-        if number == 0:
-            marker.write_text("\n".join(origin.rewrite or ()))
+
+
+def _nothing_but_begun(folder: Path) -> bool:
+    """Whether there is only a `git init` that was cut short: nothing that anyone could miss."""
+    git = folder / ".git"
+    if [entry.name for entry in folder.iterdir()] != [git.name] or git.is_symlink():
+        return False
+    kept = [git / "index", git / "packed-refs", git / "shallow"]
+    stored = (path for part in ("objects", "refs") for path in (git / part).rglob("*"))
+    return git.is_dir() and not any(path.is_file() for path in (*kept, *stored))
 
 
 def mirrored(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
@@ -143,7 +153,8 @@ def _step(step: list[str], folder: Path, env: Mapping[str, str], log: Path) -> N
         # a lock that a killed git left behind; ours is the only one in this tree
         for lock in folder.glob(".git/**/*.lock"):
             lock.unlink(missing_ok=True)
-        if run(step, cwd=folder, env=env, log=log, mark=str(folder), heard=heard.append) == 0:
+        mark = str(folder.resolve())
+        if run(step, cwd=folder, env=env, log=log, mark=mark, heard=heard.append) == 0:
             return
     name = next(word for word in step[1:] if word != "-c" and not word.startswith("url."))
     said = next((line for line in reversed(heard) if line.strip()), "it says nothing")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -212,32 +213,72 @@ def _old_projects(path: Path) -> Iterator[str]:
 # --- git ---------------------------------------------------------------------------------------
 
 
-def git(path: Path, *arguments: str) -> str | None:
-    """What a git command said; None where it failed, or git is not there."""
+MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
+              "GIT_NAMESPACE", "GIT_PREFIX")  # fmt: skip
+"""Set by git for its hooks: they name another repository than the one that is asked about."""
+
+
+def git(path: Path, *arguments: str) -> str:
+    """What a git command said.
+
+    Raises:
+        DoctorError: it failed, or git is not there: then nothing is known of the tree, which is not
+            the same as a clean one.
+    """
+    env = {k: v for k, v in os.environ.items() if k not in MISLEADING} | {"LC_ALL": "C"}
     try:
         done = subprocess.run(
-            ["git", "-C", str(path), *arguments],
+            ["git", "-C", str(path), "-c", "core.quotePath=false", *arguments],
+            env=env,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            errors="replace",
+            errors="surrogateescape",
             timeout=GIT_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+    except OSError as error:
+        raise DoctorError(
+            f"{path} is a git tree, and git cannot be started ({error.strerror}), so that its state is "
+            "unknown; install git."
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise DoctorError(
+            f"git {arguments[0]} gave no answer within {GIT_SECONDS} s in {path}, so that its state is "
+            "unknown; run it there by hand, or build a tree on a faster disk."
+        ) from error
+    if done.returncode:
+        raise DoctorError(_refused(path, arguments[0], done.stderr))
+    return done.stdout
+
+
+def _refused(path: Path, command: str, said: str) -> str:
+    """The sentence for a git command that failed."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    reason = next(
+        (line for line in lines if line.startswith(("fatal:", "error:"))), "no reason given"
+    )
+    if "dubious ownership" in said:
+        cure = f"tell it that the tree is trusted: git config --global --add safe.directory {shlex.quote(str(path))}"
+    else:
+        cure = f"mend the tree (git -C {shlex.quote(str(path))} {command}), or clone it anew"
+    return f"git {command} failed in {path} ({reason}), so that the state of the source is unknown; {cure}."
 
 
 def _git_state(path: Path) -> tuple[str | None, tuple[str, ...]]:
-    """Commit, and what differs from it; submodules whose contents differ are among that."""
-    top = git(path, "rev-parse", "--show-toplevel")
-    if top is None or Path(top.strip()).resolve() != path.resolve():
-        return None, ()  # an archive that was unpacked inside some other repository
-    commit = git(path, "rev-parse", "HEAD")
-    said = git(path, "status", "--porcelain=v1", "--ignore-submodules=untracked") or ""
+    """Commit, and what differs from it; submodules whose contents differ are among that.
+
+    An archive has neither, also where it was unpacked inside some other repository.
+    """
+    if not os.path.lexists(path / ".git"):
+        return None, ()
+    commit = git(path, "rev-parse", "--verify", "HEAD").strip()
+    said = git(
+        path, "status", "--porcelain=v1", "--untracked-files=all", "--ignore-submodules=untracked"
+    )
     changed = [line[3:] for line in said.splitlines() if len(line) > 3]
     empty = set(missing_submodules(path))
-    return commit.strip() if commit else None, tuple(c for c in changed if c not in empty)
+    return commit, tuple(c for c in changed if c not in empty)
 
 
 def state_hash(tree: Tree) -> str:
@@ -249,10 +290,11 @@ def state_hash(tree: Tree) -> str:
     """
     found = hashlib.sha256((tree.commit or "").encode())
     if tree.commit is not None:
-        found.update((git(tree.path, "diff", "HEAD", "--submodule=diff") or "").encode())
-        files: Iterator[Path] = (tree.path / name for name in tree.changed)
-        others = (git(tree.path, "ls-files", "--others", "--exclude-standard") or "").splitlines()
-        files = (tree.path / name for name in sorted(others))
+        # as git itself would have it, whatever the user's settings make of it
+        plain = ("--submodule=diff", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv")
+        found.update(git(tree.path, "diff", "HEAD", *plain).encode(errors="surrogateescape"))
+        others = git(tree.path, "ls-files", "--others", "--exclude-standard").splitlines()
+        files: Iterator[Path] = (tree.path / name for name in sorted(others))
     else:
         known = _remembered(tree)
         files = iter(_source_files(tree.path) if known is None else known)

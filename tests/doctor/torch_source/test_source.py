@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,56 @@ def test_a_clone_that_was_stopped_is_finished(origin: str, tmp_path: Path, stage
     get(folder, f"file://{origin}")
     tree = read_tree(folder, TABLES)
     assert tree.missing == () and tree.changed == () and tree.commit
+
+
+KILL = """#!/bin/sh
+case " $* " in
+  *" ls-remote "*) exec {real} "$@";;
+  *" init "*) {before}kill -9 $PPID; sleep 5;;
+esac
+exec {real} "$@"
+"""
+
+
+@pytest.mark.parametrize("before", ["", '{real} "$@"; ', "mkdir .git 2>/dev/null; "])
+def test_killed_at_git_init_the_next_run_goes_on(origin: str, tmp_path: Path, before: str) -> None:
+    """Whether git had made its folder or not."""
+    real = shutil.which("git")
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin" / "git"
+    fake.write_text(KILL.format(real=real, before=before.format(real=real)))
+    fake.chmod(0o755)
+    folder = tmp_path / "clone"
+    code = (
+        "import sys, pathlib; from torch_source.test_source import get; "
+        f"get(pathlib.Path({str(folder)!r}), 'file://{origin}')"
+    )
+    path = f"{fake.parent}:{os.environ['PATH']}"
+    killed = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -9, killed.stderr
+    get(folder, f"file://{origin}")
+    assert read_tree(folder, TABLES).missing == ()
+
+
+def test_a_repository_that_was_only_begun_is_adopted_and_one_with_anything_in_it_is_not(
+    origin: str, tmp_path: Path
+) -> None:
+    """Earlier versions left such a folder behind when they were killed after `git init`."""
+    for name in ("begun", "staged"):
+        (tmp_path / name).mkdir()
+        git(tmp_path / name, "init", "--quiet")
+    (tmp_path / "staged" / "thesis.txt").write_text("precious")
+    git(tmp_path / "staged", "add", "thesis.txt")
+    (tmp_path / "staged" / "thesis.txt").unlink()
+    get(tmp_path / "begun", f"file://{origin}")
+    with pytest.raises(DoctorError, match="no clone of nanochat-doctor"):
+        get(tmp_path / "staged", f"file://{origin}")
+    assert git(tmp_path / "staged", "show", ":thesis.txt") == "precious"
 
 
 def test_what_is_no_clone_of_ours_is_left_alone(origin: str, tmp_path: Path) -> None:

@@ -99,6 +99,68 @@ def test_an_archive_inside_another_repository_has_no_commit(tmp_path: Path) -> N
     assert read_tree(archive(tmp_path / "pytorch"), TABLES).commit is None
 
 
+def fail(folder: Path, command: str) -> dict[str, str]:
+    """An environment whose git fails at one command, as with a broken index or on a dead disk."""
+    folder.mkdir()
+    real = shutil.which("git")
+    lines = f'case " $* " in *" {command} "*) echo "fatal: no" >&2; exit 128;; esac'
+    (folder / "git").write_text(f'#!/bin/sh\n{lines}\nexec {real} "$@"\n')
+    (folder / "git").chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("command", ["rev-parse", "status", "diff", "ls-files"])
+def test_a_git_that_fails_is_no_clean_tree(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Else the wheel of the unchanged source would be handed out for a changed one."""
+    (tree / "setup.py").write_text((tree / "setup.py").read_text() + "# changed\n")
+    monkeypatch.setenv("PATH", fail(tmp_path / "bin", command)["PATH"])
+    with pytest.raises(
+        DoctorError, match=f"git {command} failed in .* state of the source is unknown"
+    ):
+        state_hash(read_tree(tree, TABLES))
+
+
+def test_no_git_for_a_git_tree(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DoctorError, match=r"cannot be started .* install git"):
+        read_tree(tree, TABLES)
+    assert read_tree(archive(tmp_path / "archive"), TABLES).commit is None
+
+
+def test_a_broken_index_is_no_clean_tree(tree: Path) -> None:
+    (tree / ".git" / "index").write_bytes(b"no index")
+    with pytest.raises(DoctorError, match="state of the source is unknown; mend the tree"):
+        read_tree(tree, TABLES)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a tree away")
+def test_a_tree_of_someone_else(tree: Path) -> None:
+    os.chown(tree / ".git", 12345, 12345)
+    os.chown(tree, 12345, 12345)
+    with pytest.raises(DoctorError, match=r"dubious ownership.*safe\.directory"):
+        read_tree(tree, TABLES)
+
+
+def test_git_s_own_variables_and_the_user_s_settings_hide_nothing(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_tree(tmp_path / "other", Shape(ops=2))
+    clean = state_hash(read_tree(tree, TABLES))
+    git(tree, "config", "status.showUntrackedFiles", "no")
+    git(tree, "config", "diff.external", "true")
+    (tree / "new.cpp").write_text("int x;\n")
+    (tree / "setup.py").write_text((tree / "setup.py").read_text() + "# changed\n")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    found = read_tree(tree, TABLES)
+    assert set(found.changed) == {"new.cpp", "setup.py"}
+    changed = state_hash(found)
+    (tree / "setup.py").write_text((tree / "setup.py").read_text() + "# again\n")
+    assert len({clean, changed, state_hash(read_tree(tree, TABLES))}) == 3
+
+
 def test_old_projects_below_third_party(tree: Path) -> None:
     project = tree / "third_party" / "protobuf" / "cmake"
     project.mkdir(parents=True)
