@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import venv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +33,9 @@ CUDA_PACKAGES = [
 ]
 BUILD_PACKAGES = ["cmake", "ninja", "pip", "scikit-build-core>=1.0", "setuptools", "wheel"]
 STAMP = "\n".join([*CUDA_PACKAGES, *BUILD_PACKAGES])
+
+ORIGIN = "tensorpipe-origin"
+"""Beside a tree: what its submodule was cloned from."""
 
 GIT = {
     "GIT_AUTHOR_NAME": "a",
@@ -127,9 +134,27 @@ def op(number: int) -> str:
     )
 
 
+@functools.cache
+def _shelf() -> Path:
+    """Where trees of this run are kept, to be copied: git takes longer to make one."""
+    shelf = Path(tempfile.mkdtemp(prefix="nanochat-standins-"))
+    atexit.register(shutil.rmtree, shelf, ignore_errors=True)
+    return shelf
+
+
 def make_tree(folder: Path, shape: Shape) -> Path:
-    """Write, and commit, a stand-in tree with its submodule checked out."""
-    origin = folder.parent / f"{folder.name}-tensorpipe"
+    """A committed stand-in tree with its submodule checked out, whose origin is `tensorpipe-origin` beside it."""
+    key = hashlib.sha256(repr((shape, sorted(shape.files.items()))).encode()).hexdigest()[:16]
+    kept = _shelf() / key / "pytorch"
+    if not kept.exists():
+        _make_tree(kept, shape)
+    shutil.copytree(kept, folder, symlinks=True)
+    shutil.copytree(kept.parent / ORIGIN, folder.parent / ORIGIN, dirs_exist_ok=True)
+    return folder
+
+
+def _make_tree(folder: Path, shape: Shape) -> None:
+    origin = folder.parent / ORIGIN
     shutil.copytree(TEMPLATE / "tensorpipe", origin)
     if shape.libuv:
         shutil.copytree(shape.libuv, origin / "third_party" / "libuv")
@@ -149,11 +174,10 @@ def make_tree(folder: Path, shape: Shape) -> Path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
     git(folder, "init", "--quiet", "--initial-branch=main")
-    git(folder, "submodule", "--quiet", "add", str(origin), "third_party/tensorpipe")
+    git(folder, "submodule", "--quiet", "add", f"../{ORIGIN}", "third_party/tensorpipe")
     commit_all(folder)
     if not shape.submodule:
         git(folder, "submodule", "--quiet", "deinit", "--force", "--all")
-    return folder
 
 
 def commit_all(folder: Path) -> None:

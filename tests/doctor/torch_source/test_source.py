@@ -156,7 +156,7 @@ def test_the_newest_release_for_a_python() -> None:
 def test_a_mirror_of_the_host_serves_submodules_too(origin: str, tmp_path: Path) -> None:
     """The submodule's own address leads nowhere from here; the mirror's does."""
     git(Path(origin), "config", "-f", ".gitmodules", "submodule.third_party/tensorpipe.url",
-        "https://far.invalid/origin-tensorpipe")  # fmt: skip
+        "https://far.invalid/tensorpipe-origin")  # fmt: skip
     git(Path(origin), "commit", "--quiet", "--all", "-m", "far")
     git(Path(origin), "tag", "--force", "v2.9.0")
     place = Origin("https://far.invalid/origin", (f"file://{tmp_path}/", "https://far.invalid/"))
