@@ -47,6 +47,18 @@ ACCELERATOR: Shape = {
 SHAPES: Mapping[str, Mapping[str, Shape]] = {
     "cuda": {
         "toolkit": {"version": str, "archs": list, **SOURCED},
+        "takes": {"since": str, "min_cuda": str, "targets": list, **SOURCED},
+        "target": {"suffix": str, "min_cc": str, "min_cuda": str, **SOURCED},
+        "wheel": {
+            "cuda": str,
+            "release": str,
+            "beside": list,
+            "download_mb": WHOLE,
+            "disk_mb": WHOLE,
+            "cpu_archs": list,
+            **SOURCED,
+        },
+        "part": {"package": str, "extras": list, "pinned": list, **SOURCED},
         "cuda_major": {"major": str, "min_driver": str, **SOURCED},
         "arch": {"cc": str, "family": str, "min_cuda": str, "tegra": bool, **SOURCED},
     },
