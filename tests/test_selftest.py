@@ -39,6 +39,19 @@ def test_a_failing_stage_does_not_stop_the_others(
     assert out.splitlines()[-1].startswith("selftest: FAILED: bad, worse, 3 stages in ")
 
 
+def test_what_failed_is_tried_again_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = "import sys; raise SystemExit(0 if '--last-failed' in sys.argv else 1)"
+    second = Stage(name="tests", command=(sys.executable, "-c", code), again=("--last-failed",))
+    assert selftest.run_stages([second], tmp_path) == 0
+    never = Stage(name="tests", command=(sys.executable, "-c", "raise SystemExit(4)"), again=("x",))
+    assert selftest.run_stages([never], tmp_path) == 1
+    out = capfd.readouterr().out
+    assert "== tests, what failed: " in out
+    assert "-- tests: FAILED, exit status 4, " in out
+
+
 def test_heading_stands_above_the_output_of_its_stage(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
