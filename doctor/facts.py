@@ -315,6 +315,10 @@ class Ascend(Fact):
     driver_inner_version: str | None = None
     """`V100R001C23…`."""
     driver_accepts_cann: tuple[str, ...] = ()
+    driver_library: str | None = None
+    """libascend_hal.so among the driver's own files."""
+    driver_library_found: bool | None = None
+    """Whether the loader finds it: by LD_LIBRARY_PATH or its cache; None where there is no such file."""
     firmware_version: str | None = None
     firmware_accepts_drivers: tuple[str, ...] = ()
     smi_path: str | None = None
@@ -423,6 +427,9 @@ class TorchBuild(Fact):
     """Symbols that a library asks of a resolved one which does not have them."""
     glibc_needed: str | None = None
     glibcxx_needed: str | None = None
+    libstdcxx: str | None = None
+    """Newest GLIBCXX symbol version of the libstdc++ that it gets, which may be conda's."""
+    libstdcxx_path: str | None = None
 
 
 @fact
@@ -441,9 +448,11 @@ class Torch(Fact):
     """A file or folder named torch that would be imported and is no PyTorch."""
     triton: str | None = None
     triton_ptxas: str | None = None
-    """CUDA version of the ptxas that Triton brings."""
+    """CUDA version of the ptxas that Triton takes: its own, or the one that a variable names."""
     triton_ptxas_blackwell: str | None = None
     """The same for its second ptxas, used from compute capability 10.0 on."""
+    triton_ptxas_set: Mapping[str, str] = field(default_factory=dict)
+    """Variable -> the ptxas that it puts in the place of Triton's own."""
     companions: tuple[Companion, ...] = ()
     replaced: tuple[str, ...] = ()
     """What apply put in and pinned, and is no longer so: `torch 2.15.0 instead of 2.14.1+cu126`."""

@@ -35,6 +35,10 @@ BASE_LIBRARIES = ("libc.so", "libm.so", "libdl.so", "librt.so", "libpthread.so",
 """Parts of the system itself: missing below a root they are unknown, on a live machine impossible."""
 
 
+Chain = tuple[tuple[str, tuple[str, ...]], ...]
+"""Path and DT_RPATH of those above a library: the program, what it opened, and so on down."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A library of the closure: where it lies, by which rule, and who asked first."""
@@ -71,11 +75,19 @@ class Linker:
         system: the machine.
         preload: soname -> path of libraries that a program loads by hand before others ask for
             them (torch does so with those of the nvidia packages).
+        program: path of the program that loads, whose DT_RPATH counts for whatever it opens: conda's
+            Python has one.
     """
 
-    def __init__(self, system: System, preload: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        system: System,
+        preload: Mapping[str, str] | None = None,
+        program: str | None = None,
+    ) -> None:
         self.system = system
         self.preload = dict(preload or {})
+        self.program = program
         self.library_path = system.list_variable("LD_LIBRARY_PATH")
         self._cache: dict[str, list[str]] | None = None
         self._names: dict[str, frozenset[str]] = {}
@@ -90,12 +102,13 @@ class Linker:
             bundled: folders whose libraries a program has loaded by then.
         """
         result = Closure()
-        queue: list[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]]] = []
+        first = self._program_chain()
+        queue: list[tuple[str, Chain]] = []
         for path in paths:
             entry = self._read(path)
             name = (entry[2].soname if entry else None) or path.rsplit("/", 1)[-1]
             result.libraries[name] = Loaded(name, path, "path", "")
-            queue.append((path, ()))
+            queue.append((path, first))
         extra = tuple(bundled)
         system_paths: set[str] = set()
         while queue:
@@ -121,6 +134,20 @@ class Linker:
                         system_paths.add(found)
         return result
 
+    def _program_chain(self) -> Chain:
+        """The program's search path; it is real, since the kernel follows links to it."""
+        if self.program is None:
+            return ()
+        path = self.system.real(self.program)
+        entry = self._read(path)
+        if entry is not None and entry[2].rpath and not entry[2].runpath:
+            return ((path, entry[2].rpath),)
+        # below a root it may be a stand-in; conda builds its Python with this RPATH
+        prefix = path.rsplit("/bin/", 1)[0]
+        if entry is None and self.system.is_dir(f"{prefix}/conda-meta"):
+            return ((path, ("$ORIGIN/../lib",)),)
+        return ()
+
     def find(self, soname: str) -> str | None:
         """Where a program without search paths of its own would get a library from."""
         for folder in self.library_path:
@@ -133,7 +160,7 @@ class Linker:
         self,
         soname: str,
         asker: str,
-        chain: tuple[tuple[str, tuple[str, ...]], ...],
+        chain: Chain,
         dynamic: Dynamic,
         kind: tuple[str, int],
         bundled: tuple[str, ...],

@@ -49,13 +49,14 @@ def survey(
         with contextlib.suppress(OSError):
             module.start(system)
     place, env, reason = _environment(system, python)
-    linker = Linker(system)
+    program = place.executable if place else None
+    linker = Linker(system, program=program)
     probes: dict[str, Callable[[], Any]] = {
         "host": lambda: host.probe(system, linker),
         "python": lambda: python_env.probe(system, _known(place, reason), _known(env, reason)),
         "nvidia": lambda: nvidia.probe(system, linker, tables, env),
         "ascend": lambda: ascend.probe(system, linker, tables, env),
-        "torch": lambda: torch_install.probe(system, Linker(system), env),
+        "torch": lambda: torch_install.probe(system, Linker(system, program=program), env),
         "rust": lambda: rust.probe(system, env, env.minor if env else None),
         "storage": lambda: storage.probe(system),
         "network": lambda: _network(system, tables, env),

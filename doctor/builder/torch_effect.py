@@ -26,7 +26,7 @@ def missing(plan: Plan, place: Target) -> str | None:
     if choice.path is not None:
         return _tree(system, module.path, choice.path)
     nvidia = bundled_nvidia(system, env)
-    build = read_build(system, Linker(system, nvidia), module.path, nvidia)
+    build = read_build(system, Linker(system, nvidia, place.python), module.path, nvidia)
     dist = env.distributions().get("torch")
     if dist is None:
         return f"{module.path} belongs to no installed package"

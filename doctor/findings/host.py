@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from doctor import compat
-from doctor.facts import AREAS
+from doctor.facts import AREAS, Host
 from doctor.findings.advice import active_cann
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
@@ -172,24 +172,19 @@ def glibc(c: Context) -> Iterator[Finding]:
     host = c.facts.host
     if host is None:
         return
-    pairs = []
-    if c.torch is not None:
-        pairs = [
-            ("GLIBC", c.torch.glibc_needed, host.libc_version if host.libc == "glibc" else None),
-            ("GLIBCXX", c.torch.glibcxx_needed, host.libstdcxx),
-        ]
-    for family, needed, present in pairs:
+    for family, needed, present, where in _library_versions(c, host):
         if needed and present and older(present, needed):
             yield c.finding(
                 "host.glibc-too-old",
                 ERROR,
-                f"The installed torch needs {family}_{needed}, and this system offers "
-                f"{family}_{present}.",
+                f"The installed torch needs {family}_{needed}, and {where} offers {family}_{present}.",
                 [
                     f"{c.torch.path if c.torch else ''}: {family}_{needed}",
-                    f"system: {family}_{present}",
+                    f"{where}: {family}_{present}",
                 ],
-                "Use a newer distribution or a container, or an older torch made for this one.",
+                "Use a newer distribution or a container, or an older torch made for this one."
+                if where == "this system"
+                else f"Take the folder of {where} off LD_LIBRARY_PATH, or update it; newer ones serve older programs.",
             )
     if c.torch is None and host.libc == "musl":
         yield c.finding(
@@ -201,6 +196,28 @@ def glibc(c: Context) -> Iterator[Finding]:
         )
     if c.torch is None and host.libc == "glibc" and host.libc_version:
         yield from _held_back_by_glibc(c, host.libc_version)
+
+
+def _library_versions(c: Context, host: Host) -> list[tuple[str, str | None, str | None, str]]:
+    """Family of symbol versions, what torch needs of it, what it gets, and from where.
+
+    An environment may bring a libstdc++ of its own (conda does), and then the system's does not count.
+    """
+    build = c.torch
+    if build is None:
+        return []
+    libc = host.libc_version if host.libc == "glibc" else None
+    path = build.libstdcxx_path or ""
+    own = build.libstdcxx and not path.startswith(("/usr/lib", "/lib"))
+    return [
+        ("GLIBC", build.glibc_needed, libc, "this system"),
+        (
+            "GLIBCXX",
+            build.glibcxx_needed,
+            build.libstdcxx or host.libstdcxx,
+            path if own else "this system",
+        ),
+    ]
 
 
 def _held_back_by_glibc(c: Context, libc_version: str) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ def driver(c: Context) -> Iterator[Finding]:
     if ascend.npus or _permission(ascend):
         return
     container = host.container if host else None
-    if ascend.driver_version is None and not (ascend.device_nodes and ascend.smi_path):
+    if ascend.driver_version is None and ascend.driver_library is None:
         mounted = (
             " (mount it: -v /usr/local/Ascend/driver:/usr/local/Ascend/driver)" if container else ""
         )
@@ -45,7 +45,7 @@ def driver(c: Context) -> Iterator[Finding]:
             "npu.driver-missing",
             ERROR,
             f"{what} found, and no Ascend driver{' in this container' if container else ''}: there is "
-            "no driver/version.info and npu-smi does not list them.",
+            "no driver/version.info, no libascend_hal.so, and npu-smi does not list them.",
             evidence,
             f"Install the driver and then the firmware of this NPU{mounted}; they are at {PORTAL}.",
         )
@@ -77,16 +77,63 @@ def driver(c: Context) -> Iterator[Finding]:
             evidence,
             "Give each container its own /dev/davinciN, and end the one that holds these.",
         )
+    elif _off_the_path(ascend):
+        return  # `driver_library` says what npu-smi lacks, too
+    elif ascend.smi_error and "libdcmi" in ascend.smi_error:
+        yield c.finding(
+            "npu.library-missing",
+            WARNING,
+            f"npu-smi cannot load libdcmi.so ({ascend.smi_error}), so health and memory of the NPUs are unknown; "
+            "training does not need it.",
+            evidence,
+            "Mount /usr/local/dcmi into the container, too, as in -v /usr/local/dcmi:/usr/local/dcmi."
+            if container
+            else "Install the driver again; libdcmi.so comes with it, in /usr/local/dcmi.",
+        )
     elif ascend.smi_error:
         yield c.finding(
             "npu.init-failed",
             WARNING,
-            f"Driver {ascend.driver_version} is installed, but npu-smi gives no usable answer: "
-            f"{ascend.smi_error}.",
+            f"Driver {ascend.driver_version or 'of unknown version'} is installed, but npu-smi gives no usable "
+            f"answer: {ascend.smi_error}.",
             evidence,
             "Run npu-smi by hand and look at the kernel's log.",
             ["npu-smi info"],
         )
+
+
+def driver_library(c: Context) -> Iterator[Finding]:
+    """The driver's own library, off the loader's path: CANN's runtime cannot be loaded, nor torch_npu."""
+    ascend, host = c.facts.ascend, c.facts.host
+    if ascend is None or not _off_the_path(ascend) or not (c.has_npu or ascend.torch_npu):
+        return
+    assert ascend.driver_library is not None
+    root = ascend.driver_library.rsplit("/lib64", 1)[0] + "/lib64"
+    folders = [f"{root}/driver", f"{root}/common", root]
+    where = " in this container" if host and host.container else ""
+    yield c.finding(
+        "npu.library-missing",
+        ERROR,
+        f"The Ascend driver is there{where}, but the loader does not find its libascend_hal.so: neither "
+        f"LD_LIBRARY_PATH nor the loader's cache has {ascend.driver_library.rsplit('/', 1)[0]}, so importing "
+        "torch_npu, and torch with it, fails (libascend_hal.so: cannot open shared object file).",
+        [f"{ascend.driver_library}: there", "libascend_hal.so: not found by the loader"],
+        "Put the driver's folders on LD_LIBRARY_PATH before anything is started"
+        + (
+            "; in an image, by ENV, or by sourcing CANN's set_env.sh when it starts, not when it is built."
+            if where
+            else ", or list them in /etc/ld.so.conf.d/ascend_driver_so.conf and run ldconfig."
+        ),
+        [f'export LD_LIBRARY_PATH="{":".join(folders)}:$LD_LIBRARY_PATH"'],
+    )
+
+
+def _off_the_path(ascend: Ascend) -> bool:
+    """Whether the loader misses the driver's library, for no other reason than its path.
+
+    CANN's set_env.sh brings the driver's folders too, so one that was not sourced comes first.
+    """
+    return ascend.driver_library_found is False and ascend.env_sourced is True
 
 
 def _permission(ascend: Ascend) -> bool:
@@ -411,7 +458,7 @@ def libraries(c: Context) -> Iterator[Finding]:
             [f"{npu.path}: needs {name}, not found" for name in of_cann],
             "Install the CANN release that goes with this torch_npu.",
         )
-    if hal and ascend.driver_version is None:
+    if hal and ascend.driver_version is None and ascend.driver_library is None:
         yield c.finding(
             "npu.driver-missing",
             ERROR,
@@ -441,6 +488,7 @@ def libraries(c: Context) -> Iterator[Finding]:
 
 RULES = (
     driver,
+    driver_library,
     permission,
     health,
     visibility,

@@ -211,20 +211,31 @@ def _ptxas(c: Context) -> Iterator[Finding]:
         version = second or torch.triton_ptxas
         if row is None or version is None or not older(version, row["min_cuda"]):
             continue
+        variable = "TRITON_PTXAS_BLACKWELL_PATH" if second else "TRITON_PTXAS_PATH"
+        path = torch.triton_ptxas_set.get(variable)
+        takes = f"takes {path}, ptxas" if path else "brings ptxas"
         yield c.finding(
             "torch.ptxas-too-old",
             WARNING,
-            f"Triton {torch.triton} brings ptxas of CUDA {version}, and compute capability {cc} needs "
+            f"Triton {torch.triton} {takes} of CUDA {version}, and compute capability {cc} needs "
             f"{row['min_cuda']} or newer (sm_{cc.replace('.', '')} is not defined for option 'gpu-name').",
-            [f"triton {torch.triton}: ptxas {version}", "build/cuda.toml"],
-            "Point TRITON_PTXAS_PATH to a newer ptxas, or install a newer torch with its Triton.",
-            [f"export TRITON_PTXAS_PATH={c.facts.nvidia.nvcc.rsplit('/', 1)[0]}/ptxas"]
-            if c.facts.nvidia
-            and c.facts.nvidia.nvcc
-            and c.facts.nvidia.nvcc_version
-            and not older(c.facts.nvidia.nvcc_version, row["min_cuda"])
-            else [],
+            [
+                f"{variable}={path}" if path else f"triton {torch.triton}: ptxas {version}",
+                "build/cuda.toml",
+            ],
+            f"Point {variable} to a newer ptxas, or install a newer torch with its Triton.",
+            _newer_ptxas(c, variable, row["min_cuda"]),
         )
+
+
+def _newer_ptxas(c: Context, variable: str, floor: str) -> list[str]:
+    """The command that makes Triton take the toolkit's ptxas, where that is new enough."""
+    nvidia = c.facts.nvidia
+    if nvidia is None or not nvidia.nvcc or not nvidia.nvcc_version:
+        return []
+    if older(nvidia.nvcc_version, floor):
+        return []
+    return [f"export {variable}={nvidia.nvcc.rsplit('/', 1)[0]}/ptxas"]
 
 
 RULES = (flavour, arch, distributed, triton)

@@ -18,6 +18,12 @@ from doctor.versions import release
 VENDOR = "0x19e5"
 NPU_CLASSES = ("0x1200",)
 INSTALL_INFO = "/etc/ascend_install.info"
+BASE = "/usr/local/Ascend"
+LOADER_CONFIG = "/etc/ld.so.conf.d/ascend_driver_so.conf"
+"""The driver's installer writes its folders here; a container seldom has this file."""
+
+DRIVER_LIBRARY = "libascend_hal.so"
+DRIVER_FOLDERS = ("driver/lib64/driver", "driver/lib64/common", "driver/lib64")
 MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")
 
 
@@ -35,7 +41,12 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         key=lambda n: int(re.sub(r"\D", "", n)),
     )
     install = key_values(look("device_group", system.text, INSTALL_INFO) or "")
-    base = install.get("Driver_Install_Path_Param") or "/usr/local/Ascend"
+    base = _driver_base(system, install.get("Driver_Install_Path_Param", ""))
+    library = next(
+        (f"{base}/{f}/{DRIVER_LIBRARY}" for f in DRIVER_FOLDERS
+         if system.exists(f"{base}/{f}/{DRIVER_LIBRARY}")),
+        None,
+    )  # fmt: skip
     driver = key_values(look("driver_version", _info, system, base, "driver") or "")
     firmware = key_values(look("firmware_version", _info, system, base, "firmware") or "")
     there = bool(on_bus or nodes or driver)
@@ -56,6 +67,8 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         driver_version=driver.get("Version"),
         driver_inner_version=driver.get("Innerversion"),
         driver_accepts_cann=bracketed(driver.get("compatible_version", "")),
+        driver_library=library,
+        driver_library_found=linker.find(DRIVER_LIBRARY) is not None if library else None,
         firmware_version=firmware.get("Version"),
         firmware_accepts_drivers=bracketed(firmware.get("compatible_version_drv", "")),
         smi_path=system.which("npu-smi"),
@@ -79,6 +92,23 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         invalid_visible=invalid,
         torch_npu=look("torch_npu", _torch_npu, system, linker, tables, env, cann.active_version),
         unknown=look.reasons,
+    )
+
+
+def _driver_base(system: System, stated: str) -> str:
+    """The folder below which the driver lies: where its installer says, or where a container has it mounted."""
+    listed = (system.text(LOADER_CONFIG, 1 << 16) or "").split()
+    listed += system.list_variable("LD_LIBRARY_PATH")
+    known = [entry.split("/driver/lib64", 1)[0] for entry in listed if "/driver/lib64" in entry]
+    places = [place.rstrip("/") for place in (stated, BASE, *known) if place.startswith("/")]
+    return next(
+        (
+            place
+            for place in places
+            if system.exists(f"{place}/driver/version.info")
+            or system.is_dir(f"{place}/driver/lib64")
+        ),
+        places[0],
     )
 
 

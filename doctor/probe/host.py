@@ -7,14 +7,13 @@ import os
 import re
 from collections.abc import Callable
 
-from doctor.elf import Elf, ElfError
 from doctor.errors import Unknown
 from doctor.facts import Host, Tool
 from doctor.linker import Linker
 from doctor.look import MIB, Look, find_version, key_values, number, without_credentials
+from doctor.probe import libstdcxx
 from doctor.probe.identity import packaged_version, program_version, uname
 from doctor.system import System
-from doctor.versions import parts
 
 DECIDING_FLAGS = frozenset(
     "avx avx2 fma f16c avx512f avx512bw avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_bf16 "
@@ -92,7 +91,7 @@ def probe(system: System, linker: Linker) -> Host:
         cgroup_cpu_limit=look("cgroup_cpu_limit", _cgroup_cpu, system),
         libc=libc[0],
         libc_version=libc[1],
-        libstdcxx=look("libstdcxx", _libstdcxx, system, linker),
+        libstdcxx=look("libstdcxx", lambda: libstdcxx.offered(system, linker.find(libstdcxx.NAME))),
         wsl=look("wsl", _wsl, system),
         container=look("container", _container, system),
         shm_total=shm[0],
@@ -320,23 +319,6 @@ def _attempt(ask: Callable[[System, Linker], str], system: System, linker: Linke
         return ask(system, linker)
     except (Unknown, ValueError, OSError):
         return None
-
-
-def _libstdcxx(system: System, linker: Linker) -> str:
-    """Newest GLIBCXX version that libstdc++ offers."""
-    path = linker.find("libstdc++.so.6")
-    if path is None:
-        raise Unknown("libstdc++.so.6 is not on the loader's path")
-    with system.opened(path) as view:
-        try:
-            section = Elf(view).section(".dynstr")
-        except ElfError as error:
-            raise Unknown(f"{path}: {error}") from error
-        strings = view[section.offset : section.offset + section.size] if section else b""
-    versions = re.findall(rb"GLIBCXX_(\d+(?:\.\d+)+)\0", strings)
-    if not versions:
-        raise Unknown(f"{path} names no GLIBCXX version")
-    return max((str(version, "ascii") for version in versions), key=parts)
 
 
 def _wsl(system: System) -> bool:

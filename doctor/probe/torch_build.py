@@ -16,6 +16,7 @@ from doctor.errors import Unknown
 from doctor.facts import ArchCode, MissingLibrary, TorchBuild
 from doctor.linker import Closure, Linker
 from doctor.look import Look
+from doctor.probe import libstdcxx
 from doctor.pyenv import PythonEnvironment, python_tags
 from doctor.system import System
 
@@ -85,6 +86,7 @@ def read_build(
     main = gpu.get("libtorch_cuda.so", ())
     parts = _parts(system, lib, names, look)
     closure = _closure(linker, folder, names, extensions)
+    cxx = closure.libraries.get(libstdcxx.NAME)
     built = bool(extensions) and bool(
         names & {"libtorch_cpu.so", "libtorch.so", "libtorch_cpu.dylib"}
     )
@@ -116,6 +118,10 @@ def read_build(
         undefined_symbols=tuple(_undefined(system, closure, nvidia)),
         glibc_needed=_highest(closure, "GLIBC_"),
         glibcxx_needed=_highest(closure, "GLIBCXX_"),
+        libstdcxx=look("libstdcxx", libstdcxx.offered, system, cxx.path)
+        if cxx and cxx.path
+        else None,
+        libstdcxx_path=cxx.path if cxx else None,
         unknown=_with_unreadable(look.reasons, closure),
         libuv=parts["libuv"],
         gloo=parts["gloo"],

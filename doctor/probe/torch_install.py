@@ -21,6 +21,10 @@ PINS = "nanochat-doctor/constraints.txt"
 """Below an environment's prefix: what `apply` put in, a requirement a line."""
 
 PTXAS_FOLDERS = ("backends/nvidia/bin", "third_party/cuda/bin")
+PTXAS_VARIABLES = {
+    "ptxas": "TRITON_PTXAS_PATH",
+    "ptxas-blackwell": "TRITON_PTXAS_BLACKWELL_PATH",
+}
 PTXAS_BANNER = b"Cuda compilation tools, release "
 PTXAS_RELEASE = re.compile(rb"(\d+\.\d+), V")
 MANYLINUX = re.compile(r"manylinux(?:_(?P<major>\d+)_(?P<minor>\d+)|(?P<legacy>1|2010|2014))_")
@@ -69,6 +73,11 @@ def probe(system: System, linker: Linker, env: PythonEnvironment | None) -> Torc
         triton_ptxas_blackwell=look(
             "triton_ptxas_blackwell", lambda: _ptxas_version(system, ptxas.get("ptxas-blackwell"))
         ),
+        triton_ptxas_set={
+            variable: ptxas[name]
+            for name, variable in PTXAS_VARIABLES.items()
+            if name in ptxas and ptxas[name] == system.env.get(variable)
+        },
         companions=tuple(_companions(env)) if env else (),
         replaced=look("replaced", lambda: tuple(replaced(system, env))) or () if env else (),
         local_trees=tuple(read(folder) for folder in _trees(system) if folder not in known),
@@ -146,14 +155,23 @@ def _companions(env: PythonEnvironment) -> Iterator[Companion]:
 
 
 def _ptxas(system: System, env: PythonEnvironment) -> dict[str, str]:
-    """The ptxas programs that Triton brings, by name."""
+    """The ptxas programs that Triton brings, by name, or that a variable puts in their place.
+
+    As in triton/knobs.py (env_nvidia_tool): a variable that names no file leaves Triton's own.
+    """
     triton = env.find_module("triton")
     found: dict[str, str] = {}
     for folder in PTXAS_FOLDERS if triton else ():
-        for name in ("ptxas", "ptxas-blackwell"):
+        for name in PTXAS_VARIABLES:
             path = f"{triton.path if triton else ''}/{folder}/{name}"
             if system.is_file(path):
                 found.setdefault(name, path)
+    for name, variable in PTXAS_VARIABLES.items():
+        path = system.env.get(variable, "")
+        # a Triton without a second ptxas does not know its variable
+        known = name in found or (triton is not None and name == "ptxas")
+        if known and path.startswith("/") and system.is_file(path):
+            found[name] = path
     return found
 
 

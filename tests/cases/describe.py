@@ -91,6 +91,10 @@ LOST_SAYS = (
 DCMI = (
     "DrvMngGetConsoleLogLevel failed. (g_conLogLevel=3)\ndcmi module initialize failed. ret is {}"
 )
+CANN_LIBRARIES = "/usr/local/Ascend/ascend-toolkit/latest/lib64"
+DRIVER = "/usr/local/Ascend/driver/lib64"
+DRIVER_INFO = "Version=25.2.0\nInnerversion=V100R001C21SPC008B208\npackage_version=25.2.0\n"
+PTXAS = "Cuda compilation tools, release {0}, V{0}.88"
 OUTSIDER = {"id": "echo 'uid=1001(user) gid=1001(user) groups=1001(user)'"}
 NVSWITCH = {
     f"/sys/bus/pci/devices/0000:05:0{i}.0/{name}": f"{value}\n"

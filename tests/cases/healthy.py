@@ -8,10 +8,14 @@ from machines import Machine, Torch, elf, even, nvidia
 
 from cases.describe import (
     BUILT_TREE,
+    CANN_LIBRARIES,
+    DRIVER,
+    DRIVER_INFO,
     MIG_LIST,
     MIG_ON,
     NVSWITCH,
     OUTSIDER,
+    PTXAS,
     SITE,
     SOURCE_TREE,
     atlas,
@@ -53,6 +57,17 @@ HEALTHY: dict[str, Machine] = {
     "B200 x8": pc("8 * B200", driver="580.95.05", torch="cu130"),
     "GB10 shares the host's memory": pc(
         "GB10", arch="aarch64", torch=torch("cu130 arm", ptxas="13.0")
+    ),
+    "GB10 with a newer ptxas by variable": pc(
+        "GB10", arch="aarch64", torch=torch("cu130 arm", ptxas="12.8"),
+        env={"TRITON_PTXAS_PATH": "/usr/local/cuda/bin/ptxas"},
+        files={"/usr/local/cuda/bin/ptxas": PTXAS.format("13.0")},
+    ),
+    "GB10 with a newer second ptxas by variable": pc(
+        "GB10", arch="aarch64", torch=torch("cu130 arm", ptxas="12.8"),
+        env={"TRITON_PTXAS_BLACKWELL_PATH": "/opt/ptxas"},
+        files={"/opt/ptxas": PTXAS.format("13.1"),
+               f"{SITE}/triton/backends/nvidia/bin/ptxas-blackwell": PTXAS.format("12.8")},
     ),
     "RTX 4090 in a container": container(pc("RTX 4090")),
     "RTX 4090, the old card hidden by number": pc(
@@ -156,13 +171,25 @@ HEALTHY: dict[str, Machine] = {
     "910B2, NNAL there": atlas(
         needs=("libatb.so",),
         env={"ATB_HOME_PATH": "/usr/local/Ascend/nnal/atb/latest/atb/cxx_abi_1",
-             "LD_LIBRARY_PATH": "/usr/local/Ascend/ascend-toolkit/latest/lib64:/usr/local/Ascend/nnal/lib"},
+             "LD_LIBRARY_PATH": "/usr/local/Ascend/ascend-toolkit/latest/lib64:/usr/local/Ascend/nnal/lib:"
+                                "/usr/local/Ascend/driver/lib64/driver"},
         files={"/usr/local/Ascend/nnal/lib/libatb.so": elf("libatb.so"),
                "/usr/local/Ascend/nnal/atb/latest/atb/cxx_abi_1/x": ""},
     ),
     "910B2, one of eight in a container": container(atlas(chips={"count": 1})),
     "910B2, torch of the default index": replace(atlas(), torch=Torch(version="2.6.0")),
     "910B2, root": atlas(programs={"id": "echo 'uid=0(root) gid=0(root) groups=0(root)'"}),
+    "910B2, the driver's libraries by the loader's cache": atlas(
+        env={"LD_LIBRARY_PATH": CANN_LIBRARIES},
+        programs={"/usr/sbin/ldconfig": f"echo '\tlibascend_hal.so (libc6) => {DRIVER}/driver/libascend_hal.so'"},
+    ),
+    "910B2, driver below another prefix": atlas(
+        env={"LD_LIBRARY_PATH": f"{CANN_LIBRARIES}:/opt/driver/driver/lib64/driver"},
+        files={"/etc/ascend_install.info": "Driver_Install_Path_Param=/opt/driver/\nUserGroup=HwHiAiUser\n",
+               "/opt/driver/driver/version.info": DRIVER_INFO,
+               "/opt/driver/driver/lib64/driver/libascend_hal.so": elf("libascend_hal.so")},
+        without=("/usr/local/Ascend/driver",),
+    ),
     "910B2 in a container": container(atlas(chips={"on_bus": False})),
     "910B2, CANN 8.5, torch_npu post release": atlas(
         "2.7.1", "2.7.1.post2", python="3.11.9", chips=cann85()

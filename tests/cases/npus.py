@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from machines import TorchNpu
+from machines import TorchNpu, elf
 
 from cases.describe import (
+    CANN_LIBRARIES,
     DCMI,
+    DRIVER,
+    DRIVER_INFO,
     OUTSIDER,
     Case,
     atlas,
@@ -81,6 +84,47 @@ NPUS: dict[str, Case] = {
     ),
     "ASCEND_RT_VISIBLE_DEVICES out of range": case(
         atlas(env={"ASCEND_RT_VISIBLE_DEVICES": "9"}), "npu.no-devices-visible", says=("0 to 7",)
+    ),
+    "container, the driver's libraries off the path": case(
+        container(atlas(env={"LD_LIBRARY_PATH": CANN_LIBRARIES})), "npu.library-missing",
+        says=("libascend_hal", f"{DRIVER}/driver"), never=("ldconfig",),
+    ),
+    "host whose loader has no cache of the driver": case(
+        atlas(env={"LD_LIBRARY_PATH": CANN_LIBRARIES}), "npu.library-missing", says=("libascend_hal", "ldconfig"),
+    ),
+    "the driver's libraries off the path, npu-smi fails of it": case(
+        container(atlas(
+            env={"LD_LIBRARY_PATH": CANN_LIBRARIES},
+            chips={"says": "npu-smi: error while loading shared libraries: libdrvdsmi_host.so: cannot open "
+                           "shared object file: No such file or directory"})),
+        "npu.library-missing", says=("libascend_hal",),
+    ),
+    "the driver below another prefix, off the path": case(
+        container(atlas(
+            env={"LD_LIBRARY_PATH": CANN_LIBRARIES},
+            files={"/etc/ascend_install.info": "Driver_Install_Path_Param=/opt/driver/\nUserGroup=HwHiAiUser\n",
+                   "/opt/driver/driver/version.info": DRIVER_INFO,
+                   "/opt/driver/driver/lib64/driver/libascend_hal.so": elf("libascend_hal.so")},
+            without=("/usr/local/Ascend/driver",))),
+        "npu.library-missing", says=("/opt/driver/driver/lib64/driver:",),
+    ),
+    "ascend_install.info of the host, the driver mounted elsewhere": case(
+        container(atlas(
+            env={"LD_LIBRARY_PATH": CANN_LIBRARIES},
+            files={"/etc/ascend_install.info": "Driver_Install_Path_Param=/data/Ascend\nUserGroup=HwHiAiUser\n"})),
+        "npu.library-missing", says=(f"{DRIVER}/driver",),
+    ),
+    "container with npu-smi and without the driver": case(
+        container(atlas(
+            chips={"says": "npu-smi: error while loading shared libraries: libdcmi.so: cannot open shared "
+                           "object file: No such file or directory"},
+            without=("/usr/local/Ascend/driver", "/usr/local/Ascend/firmware"))),
+        "npu.driver-missing", says=("-v /usr/local/Ascend/driver",),
+    ),
+    "container without libdcmi": case(
+        container(atlas(chips={
+            "says": "npu-smi: error while loading shared libraries: libdcmi.so: cannot open shared object file"})),
+        warnings="npu.library-missing", says=("/usr/local/dcmi",),
     ),
     # --- Ascend: CANN --------------------------------------------------------------------------------
     "no CANN": case(atlas(torch="2.6.0", npu=None, chips={"cann": None}),

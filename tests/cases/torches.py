@@ -8,6 +8,7 @@ from cases.describe import (
     BUILT_TREE,
     NO_DRIVER_SAYS,
     OLD_JITLINK,
+    PTXAS,
     SITE,
     SOURCE_TREE,
     Case,
@@ -95,6 +96,23 @@ TORCHES: dict[str, Case] = {
     ),
     "ptxas older than GB10": case(
         pc("GB10", arch="aarch64", torch=torch("cu130 arm", ptxas="12.8")), warnings="torch.ptxas-too-old"
+    ),
+    "a ptxas by variable, older than the card": case(
+        pc("RTX 5090", torch=torch("cu128", ptxas="12.8"), env={"TRITON_PTXAS_PATH": "/opt/old/ptxas"},
+           files={"/opt/old/ptxas": PTXAS.format("12.4")}),
+        warnings="torch.ptxas-too-old", says=("/opt/old/ptxas",),
+    ),
+    "a variable for ptxas that names no file": case(
+        pc("GB10", arch="aarch64", torch=torch("cu130 arm", ptxas="12.8"),
+           env={"TRITON_PTXAS_PATH": "/usr/local/cuda/bin/ptxas"}),
+        warnings="torch.ptxas-too-old", says=("brings ptxas",),
+    ),
+    "two ptxas, the variable of the other": case(
+        pc("GB10", arch="aarch64", torch=torch("cu130 arm", ptxas="12.8"),
+           env={"TRITON_PTXAS_PATH": "/opt/ptxas"},
+           files={"/opt/ptxas": PTXAS.format("13.0"),
+                  f"{SITE}/triton/backends/nvidia/bin/ptxas-blackwell": PTXAS.format("12.8")}),
+        warnings="torch.ptxas-too-old", says=("Point TRITON_PTXAS_BLACKWELL_PATH",),
     ),
     "no libuv": case(
         pc("RTX 4090", torch=torch("cu128", parts=("gloo", "nccl"))), warnings="torch.no-libuv"

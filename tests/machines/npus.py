@@ -30,7 +30,7 @@ def sourced(machine: Machine) -> dict[str, str]:
     tbe = f"{home}/opp/built-in/op_impl/ai_core/tbe"
     driver = "/usr/local/Ascend/driver/lib64"
     return {
-        "LD_LIBRARY_PATH": f"{home}/lib64:{home}/lib64/plugin/opskernel:{driver}:{driver}/common/",
+        "LD_LIBRARY_PATH": f"{home}/lib64:{home}/lib64/plugin/opskernel:{driver}:{driver}/common/:{driver}/driver/",
         "PYTHONPATH": f"{home}/python/site-packages:{tbe}",
         "ASCEND_TOOLKIT_HOME": home,
         "ASCEND_HOME_PATH": home,
