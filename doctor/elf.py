@@ -72,7 +72,7 @@ class Elf:
         if width not in (1, 2) or order not in (1, 2):
             raise ElfError("unknown ELF class or byte order")
         self.bits = 64 if width == 2 else 32
-        self._order = "<" if order == 1 else ">"
+        self.order = "<" if order == 1 else ">"
         wide = self.bits == 64
         kind = "HHIQQQIHHHHHH" if wide else "HHIIIIIHHHHHH"
         head = self._unpack(kind, 16)
@@ -83,7 +83,7 @@ class Elf:
         self._sections: tuple[Section, ...] | None = None
 
     def _unpack(self, kind: str, offset: int) -> tuple[int, ...]:
-        layout = self._order + kind
+        layout = self.order + kind
         try:
             return struct.unpack(layout, self.data[offset : offset + struct.calcsize(layout)])
         except struct.error as error:
@@ -109,7 +109,7 @@ class Elf:
         if self._sections_at == 0 or self._section_count == 0:
             return ()
         kind = "IIQQQQIIQQ" if self.bits == 64 else "IIIIIIIIII"
-        size = struct.calcsize(self._order + kind)
+        size = struct.calcsize(self.order + kind)
         if self._section_size < size:
             raise ElfError("section headers are too small")
         rows = [

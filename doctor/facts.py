@@ -372,6 +372,66 @@ class MissingLibrary(Fact):
 
     name: str
     needed_by: str
+    package: str | None = None
+    """The installed package that had it: `nvidia-nccl-cu13==2.29.7`."""
+
+
+@fact
+class SymbolGap(Fact):
+    """Functions that a library asks of another, and that the one it gets does not have."""
+
+    library: str
+    """Path of the one that does not have them."""
+    package: str
+    """Whose part it is, without the CUDA that pip's name ends with: `nvidia-nccl`."""
+    needed_by: str
+    names: tuple[str, ...] = ()
+    via: str = ""
+    """The rule by which the loader finds that one: `LD_LIBRARY_PATH`, `rpath`, …"""
+
+
+@fact
+class ForeignPart(Fact):
+    """A part that a library opens by its name, and gets from another release than its own."""
+
+    name: str
+    path: str
+    version: str
+    of: str
+    """Path of the library that opens it."""
+    of_version: str
+    via: str = ""
+
+
+@fact
+class UnmetPin(Fact):
+    """A package that torch asks for in one version, and of which another one is installed, or none."""
+
+    name: str
+    wanted: str
+    """As metadata has it: `==2.27.5`."""
+    extras: tuple[str, ...] = ()
+    installed: str | None = None
+    rival: str | None = None
+    """What is there in its place: `nvidia-nccl-cu12 2.27.3`."""
+
+
+@fact
+class SharedFiles(Fact):
+    """Files that two packages have installed in the same place; the later wrote over the earlier."""
+
+    owner: str
+    """The one that torch asks for."""
+    owner_version: str
+    other: str
+    other_version: str
+    path: str
+    """The first of the files."""
+    count: int = 1
+    holds: str | None = None
+    """The package whose bytes lie there now; None where nothing tells."""
+    other_needed_by: str | None = None
+    """A further package that asks for the other."""
 
 
 @fact
@@ -425,6 +485,12 @@ class TorchBuild(Fact):
     """Libraries that an earlier path (LD_LIBRARY_PATH) takes from another CUDA than torch's own."""
     undefined_symbols: tuple[str, ...] = ()
     """Symbols that a library asks of a resolved one which does not have them."""
+    symbol_gaps: tuple[SymbolGap, ...] = ()
+    """The same by library."""
+    foreign_parts: tuple[ForeignPart, ...] = ()
+    """Parts of cuDNN that would come from another cuDNN."""
+    missing_parts: tuple[str, ...] = ()
+    """Parts of cuDNN that neither its own folder has nor the loader finds."""
     glibc_needed: str | None = None
     glibcxx_needed: str | None = None
     libstdcxx: str | None = None
@@ -454,6 +520,8 @@ class Torch(Fact):
     triton_ptxas_set: Mapping[str, str] = field(default_factory=dict)
     """Variable -> the ptxas that it puts in the place of Triton's own."""
     companions: tuple[Companion, ...] = ()
+    unmet_pins: tuple[UnmetPin, ...] = ()
+    shared_files: tuple[SharedFiles, ...] = ()
     replaced: tuple[str, ...] = ()
     """What apply put in and pinned, and is no longer so: `torch 2.15.0 instead of 2.14.1+cu126`."""
     local_trees: tuple[TorchBuild, ...] = ()

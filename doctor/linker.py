@@ -148,10 +148,28 @@ class Linker:
             return ((path, ("$ORIGIN/../lib",)),)
         return ()
 
+    def open_by_name(self, closure: Closure, asker: Loaded, soname: str) -> tuple[str, str] | None:
+        """What a loaded library gets when it opens another by its name: path, and the rule that found it."""
+        chain: list[tuple[str, tuple[str, ...]]] = []
+        above: Loaded | None = asker
+        by_path = {item.path: item for item in closure.libraries.values() if item.path}
+        while above is not None and above.path is not None and len(chain) < len(by_path) + 1:
+            entry = self._read(above.path)
+            dynamic = entry[2] if entry else Dynamic()
+            chain.insert(0, (above.path, () if dynamic.runpath else dynamic.rpath))
+            above = by_path.get(above.needed_by)
+        entry = self._read(str(asker.path))
+        if entry is None:
+            return None
+        whole = (*self._program_chain(), *chain)
+        machine, bits, dynamic = entry
+        path, via = self._search(soname, str(asker.path), whole, dynamic, (machine, bits), ())
+        return None if path is None else (path, via)
+
     def find(self, soname: str) -> str | None:
         """Where a program without search paths of its own would get a library from."""
         for folder in self.library_path:
-            if self._has(folder, soname):
+            if self.has(folder, soname):
                 return f"{folder.rstrip('/')}/{soname}"
         places = [*self._cached(soname), *(f"{f}/{soname}" for f in DEFAULT_FOLDERS)]
         return next((path for path in places if self.system.exists(path)), None)
@@ -179,20 +197,21 @@ class Linker:
         for via, folders in rules:
             for folder in folders:
                 path = f"{folder.rstrip('/')}/{soname}"
-                if self._has(folder, soname) and self._fits(path, kind):
+                if self.has(folder, soname) and self._fits(path, kind):
                     return path, via
         for path in self._cached(soname):
             if self._fits(path, kind):
                 return path, "cache"
         for via, folders in (("default", list(DEFAULT_FOLDERS)), ("bundled", list(bundled))):
             for folder in folders:
-                if self._has(folder, soname) and self._fits(f"{folder}/{soname}", kind):
+                if self.has(folder, soname) and self._fits(f"{folder}/{soname}", kind):
                     return f"{folder}/{soname}", via
         if soname in self.preload:
             return self.preload[soname], "preload"
         return None, "not found"
 
-    def _has(self, folder: str, name: str) -> bool:
+    def has(self, folder: str, name: str) -> bool:
+        """Whether a folder has a file of that name; folders are listed once."""
         if folder not in self._names:
             try:
                 self._names[folder] = frozenset(self.system.names(folder))

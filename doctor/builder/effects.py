@@ -119,6 +119,10 @@ def _torch(question: Question) -> str | None:
     return torch_effect.missing(question.plan, question.target)
 
 
+def _torch_packages(question: Question) -> str | None:
+    return torch_effect.wrong_packages(question.target)
+
+
 def _torch_npu(question: Question) -> str | None:
     """torch_npu of the plan's base version, with all that it and CANN import."""
     env = question.target.environment()
@@ -192,6 +196,7 @@ CHECKERS: Mapping[str, Checker] = {
     "environment": _environment,
     "build-tools": _build_tools,
     "torch": _torch,
+    "torch-packages": _torch_packages,
     "torch-npu": _torch_npu,
     "trainer": _trainer,
     "rustbpe": _rustbpe,
@@ -200,7 +205,11 @@ CHECKERS: Mapping[str, Checker] = {
 }
 """Step -> what tells whether its effect is there."""
 
-REPLACING: Mapping[str, tuple[str, ...] | None] = {"torch": None, "torch-npu": ("torch-npu",)}
+REPLACING: Mapping[str, tuple[str, ...] | None] = {
+    "torch": None,
+    "torch-packages": None,
+    "torch-npu": ("torch-npu",),
+}
 """Steps that may replace what is pinned: all of it (None), or these packages. No other step may."""
 
 DATA_STEPS = ("data", "eval-bundle")

@@ -10,7 +10,8 @@ from doctor.builder.place import Target
 from doctor.facts import TorchBuild
 from doctor.linker import Linker
 from doctor.plan import Plan, TorchChoice
-from doctor.probe.torch_build import bundled_nvidia, read_build
+from doctor.probe import torch_pins
+from doctor.probe.torch_build import bundled_nvidia, library_machine, read_build
 from doctor.system import System
 from doctor.versions import parts
 
@@ -39,6 +40,27 @@ def missing(plan: Plan, place: Target) -> str | None:
         return f"torch {build.version} needs {lacking.name} for {lacking.needed_by}, which is not found"
     if choice.torch_npu is None:
         return requirements.missing(env, choice.companions)
+    return None
+
+
+def wrong_packages(place: Target) -> str | None:
+    """Why the packages around an installed torch are not those that it asks for; None where they are."""
+    system = System()
+    env = place.environment(system)
+    module = env.find_module("torch")
+    if module is None:
+        return "no torch is installed"
+    pins = torch_pins.read(system, env, library_machine(system, module.path))
+    for pin in pins.unmet:
+        if pin.installed or pin.rival:
+            return f"{pin.name} {pin.installed or 'is missing'}, and torch asks for {pin.wanted}"
+    for shared in pins.shared:
+        return f"{shared.path} may be that of {shared.other} {shared.other_version}"
+    nvidia = bundled_nvidia(system, env)
+    build = read_build(system, Linker(system, nvidia, place.python), module.path, nvidia, pins)
+    if build.symbol_gaps:
+        gap = build.symbol_gaps[0]
+        return f"{gap.library} lacks {gap.names[0]}, which torch calls"
     return None
 
 

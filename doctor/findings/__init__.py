@@ -22,6 +22,7 @@ from doctor.findings import (
     torch,
     torch_code,
     torch_companions,
+    torch_packages,
     unexplained,
 )
 from doctor.findings.context import Context
@@ -37,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     *cuda_start.RULES,
     *torch.RULES,
     *torch_code.RULES,
+    *torch_packages.RULES,
     *torch_companions.RULES,
     *npu.RULES,
     *rust.RULES,

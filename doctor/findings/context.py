@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -187,6 +188,20 @@ class Context:
         if words[0] != "uv" and python is not None and python.pip_version is None:
             return f"{shlex.quote(executable)} -m ensurepip && {command}"
         return command
+
+    def pip_reinstall(self, *requirements: str) -> str:
+        """The command that puts packages in again as they are, and nothing that they ask for."""
+        uv = self.pip_install().startswith("uv ")
+        names = [re.split(r"[=<>~!\[]", requirement)[0] for requirement in requirements]
+        options = [f"--reinstall-package={name}" for name in names] if uv else ["--force-reinstall"]
+        return self.pip_install(*options, "--no-deps", *requirements)
+
+    def pip_uninstall(self, *names: str) -> str:
+        """The command that takes packages out."""
+        command = self.pip_install(*names)
+        if command.startswith("uv "):
+            return command.replace(" install ", " uninstall ", 1)
+        return command.replace(" -m pip install ", " -m pip uninstall --yes ", 1)
 
     def torch_install(self, wheel: compat.Wheel, again: bool = False) -> str:
         """The command that installs a wheel of torch.

@@ -9,6 +9,7 @@ from doctor.facts import MissingLibrary
 from doctor.findings.advice import how_to_get_torch, torch_commands
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
+from doctor.findings.torch_pins import cure
 from doctor.versions import older, release
 
 CUDA_LIBRARY = re.compile(r"^lib(cu|nv|nccl)")
@@ -129,7 +130,7 @@ def import_fails(c: Context) -> Iterator[Finding]:
 def libraries(c: Context) -> Iterator[Finding]:
     """Libraries that the loader would not find, by where they should come from."""
     build = c.torch
-    for code, missing, cure, commands in _missing_by_source(c) if build else ():
+    for code, missing, remedy, commands in _missing_by_source(c) if build else ():
         names = joined([m.name for m in missing])
         yield c.finding(
             code,
@@ -137,7 +138,7 @@ def libraries(c: Context) -> Iterator[Finding]:
             f"torch {build.version if build else ''} needs {names}, and the loader finds "
             f"{'it' if len(missing) == 1 else 'them'} nowhere: `import torch` fails.",
             [f"{m.needed_by}: needs {m.name}, not found" for m in missing],
-            cure,
+            remedy,
             commands,
         )
 
@@ -157,14 +158,14 @@ def _missing_by_source(
         again = [
             c.pip_install("--force-reinstall", f"torch=={release(build.version)}", index=index)
         ]
+    lost = [m.package.partition("==")[0] for m in of_cuda if m.package]
     openmp = [m for m in others if m.name.startswith("libgomp")]
     for row in (
         (
             "cuda.library-missing",
             of_cuda,
-            "Install torch again with its NVIDIA packages, or put the library's folder on the "
-            "loader's path.",
-            again,
+            "Install the NVIDIA packages that torch asks for, or put the library's folder on the loader's path.",
+            cure(c, lost) or again,
         ),
         ("torch.import-fails", own, "Install torch again: a part of it is gone.", again),
         (
@@ -184,11 +185,13 @@ def foreign_libraries(c: Context) -> Iterator[Finding]:
     if build is None:
         return
     stale = [path for path in build.foreign_libraries if _is_older(c, path)]
-    if not build.undefined_symbols and not stale:
-        return
     paths = list(build.foreign_libraries)
-    jitlink = next((p for p in paths if "nvJitLink" in p), (stale or paths or ["?"])[0])
-    symbols = build.undefined_symbols[:3]
+    lacking = [gap for gap in build.symbol_gaps if gap.library in paths]
+    if not lacking and not stale:
+        return
+    first = lacking[0].library if lacking else (stale or paths)[0]
+    jitlink = next((p for p in paths if "nvJitLink" in p), first)
+    symbols = [name for gap in lacking for name in gap.names][:3]
     folder = jitlink.rsplit("/", 1)[0]
     yield c.finding(
         "torch.nvjitlink-mismatch",

@@ -10,6 +10,7 @@ from doctor.facts import TorchBuild
 from doctor.findings.advice import how_to_get_torch, torch_commands
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
+from doctor.findings.torch_pins import requirement
 from doctor.versions import minor, older
 
 TRITON_FLOOR = "7.0"
@@ -189,6 +190,7 @@ def triton(c: Context) -> Iterator[Finding]:
             None,
         )
         wanted = f"triton=={row['triton']}" if row and row.get("triton") else "triton"
+        wanted = next((requirement(p) for p in torch.unmet_pins if "triton" in p.name), wanted)
         yield c.finding(
             "torch.triton-missing",
             WARNING,

@@ -132,6 +132,8 @@ CURED: Mapping[str, frozenset[str]] = {
 def open_errors(made: Plan) -> list[str]:
     """Codes of the errors that are still there when the plan has been carried out: a person must act."""
     cured = CURED["always"] | (CURED["wheel"] if made.route not in ("keep", "blocked") else set())
+    if any(step.id == "torch-packages" for step in made.steps):
+        cured |= {"torch.version-conflict"}
     return [f.code for f in made.findings if f.severity == "error" and f.code not in cured]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from doctor.errors import DoctorError
 from doctor.facts import Facts, TorchNpu
+from doctor.findings import torch_pins
 from doctor.plan import Launch, Step
 from doctor.planner.commands import Target, doctor, install, make_environment, module, uninstall
 from doctor.planner.question import Decision
@@ -66,6 +67,7 @@ def _torch(
     torch = decision.torch
     assert torch is not None
     if decision.route == "keep":
+        yield from _wrong_packages(facts, tables, target)
         yield from _lacking_packages(decision, facts, target)
         return
     if decision.route == "local-build":
@@ -128,6 +130,30 @@ def _torch(
             (install(target, torch.companions),),
             int(npu["network_mb"]),
             int(npu["disk_mb"]),
+        )
+
+
+def _wrong_packages(facts: Facts, tables: Tables, target: Target) -> Iterator[Step]:
+    """CUDA and Triton packages that are not those which the installed torch asks for."""
+    found = facts.torch
+    if found is None or found.installed is None:
+        return
+    out, wanted = torch_pins.intruders(found), torch_pins.unmet(found)
+    once_more = torch_pins.again(found.shared_files)
+    index = torch_pins.index(found, tables)
+    commands = [uninstall(target, *out)] if out else []
+    commands += [install(target, wanted, index=index)] if wanted else []
+    if once_more:
+        names = [requirement.partition("==")[0] for requirement in once_more]
+        commands.append(install(target, once_more, again=names, deps=False))
+    if commands:
+        cost, count = footprint(tables, "torch-package"), len(wanted) + len(once_more)
+        yield _sized(
+            "torch-packages",
+            f"Bring back the packages that torch {found.installed.version} asks for",
+            tuple(commands),
+            count * int(cost["network_mb"]),
+            count * int(cost["disk_mb"]),
         )
 
 

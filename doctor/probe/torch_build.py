@@ -16,7 +16,8 @@ from doctor.errors import Unknown
 from doctor.facts import ArchCode, MissingLibrary, TorchBuild
 from doctor.linker import Closure, Linker
 from doctor.look import Look
-from doctor.probe import libstdcxx
+from doctor.probe import cudnn_parts, libstdcxx, torch_symbols
+from doctor.probe.torch_pins import Pins
 from doctor.pyenv import PythonEnvironment, python_tags
 from doctor.system import System
 
@@ -73,9 +74,19 @@ def bundled_nvidia(system: System, env: PythonEnvironment | None) -> dict[str, s
 
 
 def read_build(
-    system: System, linker: Linker, folder: str, nvidia: Mapping[str, str]
+    system: System,
+    linker: Linker,
+    folder: str,
+    nvidia: Mapping[str, str],
+    pins: Pins | None = None,
 ) -> TorchBuild:
-    """Describe the PyTorch whose package folder this is."""
+    """Describe the PyTorch whose package folder this is.
+
+    Args:
+        nvidia: libraries of pip's packages, by soname.
+        pins: how its packages meet what it asks for; what is as it should be is not looked through.
+    """
+    pins = pins or Pins()
     look = Look()
     stated = look("version", stated_versions, system, folder) or {}
     version = stated.get("__version__") or _source_version(system, folder)
@@ -87,6 +98,8 @@ def read_build(
     parts = _parts(system, lib, names, look)
     closure = _closure(linker, folder, names, extensions)
     cxx = closure.libraries.get(libstdcxx.NAME)
+    gaps = tuple(torch_symbols.gaps(system, closure, pins))
+    foreign_parts, missing_parts = cudnn_parts.read(linker, closure, pins.cudnn)
     built = bool(extensions) and bool(
         names & {"libtorch_cpu.so", "libtorch.so", "libtorch_cpu.dylib"}
     )
@@ -113,9 +126,12 @@ def read_build(
         archs_ptx=tuple(c.arch for c in main if c.ptx and c.ptx >= most * FULL_COVER),
         cxx11_abi=look("cxx11_abi", _cxx11_abi, system, lib, names),
         needed_libraries=tuple(sorted(_outside(closure, folder))),
-        missing_libraries=tuple(_missing(system, closure, look)),
+        missing_libraries=tuple(_missing(system, closure, look, pins)),
         foreign_libraries=tuple(_foreign(system, closure, nvidia)),
-        undefined_symbols=tuple(_undefined(system, closure, nvidia)),
+        undefined_symbols=tuple(sorted({name for gap in gaps for name in gap.names})),
+        symbol_gaps=gaps,
+        foreign_parts=foreign_parts,
+        missing_parts=missing_parts,
         glibc_needed=_highest(closure, "GLIBC_"),
         glibcxx_needed=_highest(closure, "GLIBCXX_"),
         libstdcxx=look("libstdcxx", libstdcxx.offered, system, cxx.path)
@@ -254,6 +270,15 @@ def _machine(
         raise Unknown(f"{paths[0]}: {error}") from error
 
 
+def library_machine(system: System, folder: str) -> str | None:
+    """Processor that a package's libraries are for; None where none can be read."""
+    try:
+        with system.opened(f"{folder}/lib/libc10.so") as view:
+            return Elf(view).machine
+    except (Unknown, ElfError):
+        return None
+
+
 def _cxx11_abi(system: System, lib: str, names: set[str]) -> bool | None:
     """Whether std::string is libstdc++'s new one; None where no symbol tells."""
     if "libc10.so" not in names:
@@ -283,7 +308,7 @@ def _closure(linker: Linker, folder: str, names: set[str], extensions: list[str]
     return linker.closure([*first, *(f"{folder}/{n}" for n in extensions)])
 
 
-def _missing(system: System, closure: Closure, look: Look) -> Iterator[MissingLibrary]:
+def _missing(system: System, closure: Closure, look: Look, pins: Pins) -> Iterator[MissingLibrary]:
     """Libraries that the loader would not find; a tree without a C library is no whole system."""
     libc = closure.libraries.get("libc.so.6")
     bare = not system.live and libc is not None and libc.path is None
@@ -293,7 +318,11 @@ def _missing(system: System, closure: Closure, look: Look) -> Iterator[MissingLi
         if bare and not item.soname.startswith(NVIDIA_PREFIXES):
             look.reasons["missing_libraries"] = "the tree below --root holds no system libraries"
             continue
-        yield MissingLibrary(name=item.soname, needed_by=item.needed_by.rsplit("/", 1)[-1])
+        yield MissingLibrary(
+            name=item.soname,
+            needed_by=item.needed_by.rsplit("/", 1)[-1],
+            package=pins.packages.get(item.soname),
+        )
 
 
 def _outside(closure: Closure, folder: str) -> set[str]:
@@ -318,22 +347,6 @@ def _foreign(system: System, closure: Closure, nvidia: Mapping[str, str]) -> lis
         and item.soname in nvidia
         and system.real(item.path) != system.real(nvidia[item.soname])
     )
-
-
-def _undefined(system: System, closure: Closure, nvidia: Mapping[str, str]) -> list[str]:
-    """nvJitLink symbols that libcusparse asks for and the nvJitLink it gets does not have."""
-    askers = [i.path for i in closure.libraries.values() if i.soname.startswith("libcusparse.so")]
-    givers = [i.path for i in closure.libraries.values() if i.soname.startswith("libnvJitLink.so")]
-    if not askers or not givers or givers[0] in nvidia.values():
-        return []
-    names: list[set[str]] = []
-    for path, side in ((askers[0], 1), (givers[0], 0)):
-        try:
-            with system.opened(str(path)) as view:
-                names.append(Elf(view).symbols("__nvJitLink")[side])
-        except (Unknown, ElfError):
-            return []
-    return sorted(names[0] - names[1]) if names[1] else []
 
 
 def _highest(closure: Closure, prefix: str) -> str | None:

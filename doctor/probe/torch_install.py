@@ -12,7 +12,9 @@ from doctor.errors import Unknown
 from doctor.facts import Companion, Torch, TorchBuild
 from doctor.linker import Linker
 from doctor.look import Look
-from doctor.probe.torch_build import bundled_nvidia, read_build
+from doctor.probe import torch_pins
+from doctor.probe.torch_build import bundled_nvidia, library_machine, read_build
+from doctor.probe.torch_pins import Pins
 from doctor.pyenv import Module, PythonEnvironment
 from doctor.system import System
 
@@ -40,13 +42,13 @@ def probe(system: System, linker: Linker, env: PythonEnvironment | None) -> Torc
     nvidia = bundled_nvidia(system, env)
     linker.preload = nvidia
 
-    def read(folder: str) -> TorchBuild:
-        build = read_build(system, linker, folder, nvidia)
+    def read(folder: str, pins: Pins | None = None) -> TorchBuild:
+        build = read_build(system, linker, folder, nvidia, pins)
         if env is None or build.glibc_needed is not None:
             return build
         return replace(build, glibc_needed=_tagged_glibc(system, env, folder))
 
-    installed = shadowed = None
+    installed = shadowed = pins = None
     found = blocker = by = entry = None
     if env is None:
         look.reasons["installed"] = "no Python could be examined"
@@ -54,7 +56,9 @@ def probe(system: System, linker: Linker, env: PythonEnvironment | None) -> Torc
         found, blocker = _imported(system, env)
         dist = env.distributions().get("torch")
         if found is not None:
-            installed = read(found.path)
+            if dist is not None and f"{dist.site}/torch" == found.path:
+                pins = look("unmet_pins", _pins, system, env, found.path)
+            installed = read(found.path, pins)
             by = _installed_by(env, found)
             if dist is not None and f"{dist.site}/torch" != found.path and found.entry != dist.site:
                 entry = found.entry
@@ -79,6 +83,8 @@ def probe(system: System, linker: Linker, env: PythonEnvironment | None) -> Torc
             if name in ptxas and ptxas[name] == system.env.get(variable)
         },
         companions=tuple(_companions(env)) if env else (),
+        unmet_pins=pins.unmet if pins else (),
+        shared_files=pins.shared if pins else (),
         replaced=look("replaced", lambda: tuple(replaced(system, env))) or () if env else (),
         local_trees=tuple(read(folder) for folder in _trees(system) if folder not in known),
         unknown=look.reasons,
@@ -98,6 +104,11 @@ def replaced(system: System, env: PythonEnvironment) -> Iterator[str]:
                 yield (
                     f"{name} {now} instead of {version}" if now else f"no {name} {version} any more"
                 )
+
+
+def _pins(system: System, env: PythonEnvironment, folder: str) -> Pins:
+    """How the packages around an installed wheel meet what it asks for."""
+    return torch_pins.read(system, env, library_machine(system, folder))
 
 
 def _tagged_glibc(system: System, env: PythonEnvironment, folder: str) -> str | None:
