@@ -20,8 +20,8 @@ from doctor.tables import Tables
 TABLES = Tables()
 
 REPEATABLE = {"cuda.oom", "npu.oom", "cuda.hardware-fault", "npu.hardware-fault", "torch.arch-missing",
-              "torch.abi-mismatch", "torch.ptxas-too-old", "npu.library-missing", "hub.lfs-pointer",
-              "cuda.toolkit-too-old-for-arch", "npu.driver-cann-mismatch"}  # fmt: skip
+              "torch.abi-mismatch", "torch.version-conflict", "torch.ptxas-too-old", "npu.library-missing",
+              "hub.lfs-pointer", "cuda.toolkit-too-old-for-arch", "npu.driver-cann-mismatch"}  # fmt: skip
 """Codes that a machine may earn more than once: for each card, chip, package or file."""
 
 SLIP = re.compile(r"\bNone\b|  |\.\.|\{\w*\}|\[\]|\(\)|, \.|<[a-z]+ object")

@@ -11,12 +11,14 @@ from cases.describe import Case
 from cases.healthy import HEALTHY
 from cases.hosts import HOSTS
 from cases.npus import NPUS
+from cases.packages import HEALTHY_PACKAGES, PACKAGES
 from cases.torches import TORCHES
 
 CASES: dict[str, Case] = {
-    **{name: Case(machine=machine) for name, machine in HEALTHY.items()},
+    **{name: Case(machine=machine) for name, machine in (HEALTHY | HEALTHY_PACKAGES).items()},
     **CARDS_AND_DRIVERS,
     **TORCHES,
+    **PACKAGES,
     **HOSTS,
     **NPUS,
 }

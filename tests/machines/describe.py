@@ -125,6 +125,18 @@ class Torch:
     lacks: tuple[str, ...] = ()
     """NVIDIA libraries left out of the environment, by the beginning of their names."""
     platform: str = "manylinux_2_28"
+    requires: tuple[str, ...] = ()
+    """Lines of its metadata: `nvidia-nccl-cu12==2.27.5; platform_system == "Linux"`."""
+    asks: tuple[str, ...] = ()
+    """NVIDIA's functions that libtorch_cuda.so calls."""
+    has: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """NVIDIA library, by the beginning of its name -> functions that it defines."""
+    cudnn: tuple[str, ...] = ()
+    """Parts of cuDNN beside libcudnn.so.9: `graph`, `ops`, …"""
+    glibcxx: str | None = None
+    """Version of libstdc++ that it asks for."""
+    folders: str = ""
+    """A further folder in which its libraries look."""
     search: str = "rpath"
     """How its libraries find NVIDIA's: `rpath`, or `runpath`, which LD_LIBRARY_PATH overrides."""
 
@@ -186,6 +198,8 @@ class Machine:
     torch_npu: TorchNpu | None = None
     packages: Mapping[str, str] = field(default_factory=dict)
     """Distribution -> version, or version and pins: `0.24.1 torch==2.9.1`; `-` takes one away."""
+    records: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Distribution -> lines of its RECORD."""
     rustbpe: str | None = "abi3"
     """Tag of its extension; None for none."""
     tools: Mapping[str, str | None] = field(default_factory=dict)

@@ -55,6 +55,8 @@ def _package(
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     lines += [f"Requires-Dist: {item}" for item in requires]
     tree.file(f"{folder}/METADATA", "\n".join(lines) + "\n")
+    if name in machine.records:
+        tree.file(f"{folder}/RECORD", "\n".join(machine.records[name]) + "\n")
     module = MODULES.get(name, name.replace("-", "_"))
     tree.file(f"{machine.site}/{module}/__init__.py")
 
@@ -74,8 +76,11 @@ def _torch(tree: Tree, it: Torch, machine: Machine) -> None:
     major = it.cuda.split(".")[0] if it.cuda else ""
     libraries = _nvidia_libraries(major) if it.cuda else {}
     _bundle(tree, it, machine, libraries)
-    rpath = ":".join([f"$ORIGIN/../../nvidia/{folder}/lib" for folder in libraries] + ["$ORIGIN"])
+    folders = [f"$ORIGIN/../../nvidia/{folder}/lib" for folder in libraries]
+    rpath = ":".join([*folders, "$ORIGIN", *([it.folders] if it.folders else [])])
     versions = {"libc.so.6": [f"GLIBC_{it.glibc}"]} if it.glibc else {}
+    versions |= {"libstdc++.so.6": [f"GLIBCXX_{it.glibcxx}"]} if it.glibcxx else {}
+    needs = [*it.needs, *["libstdc++.so.6"] * bool(it.glibcxx)]
     cpu = (
         ["c10d ProcessGroupMPI is not built"]
         + ["N4c10d6detail16LibUVStoreDaemonE"] * ("libuv" in it.parts)
@@ -86,7 +91,7 @@ def _torch(tree: Tree, it: Torch, machine: Machine) -> None:
     makes: dict[str, dict[str, object]] = {
         "libc10.so": {},
         "libtorch_cpu.so": {
-            "needed": ["libc10.so", *it.needs],
+            "needed": ["libc10.so", *needs],
             "strings": cpu,
             "versions": versions,
         },
@@ -98,6 +103,7 @@ def _torch(tree: Tree, it: Torch, machine: Machine) -> None:
         makes["libc10_cuda.so"] = {"needed": ["libc10.so"]}
         makes["libtorch_cuda.so"] = {
             "needed": ["libc10_cuda.so", *asked],
+            "asks": it.asks,
             "strings": cuda,
             "code": fatbin(it.sass, it.ptx),
         }
@@ -111,9 +117,9 @@ def _torch(tree: Tree, it: Torch, machine: Machine) -> None:
     lines = "".join(f"{name} = {value!r}\n" for name, value in assigned.items())
     tree.file(f"{machine.site}/torch/version.py", f"{lines}debug = False\n")
     extension = f"_C.cpython-{it.tag or machine.tag}-{machine.arch}-linux-gnu.so"
-    needs = elf(needed=["libtorch_python.so"], rpath="$ORIGIN/lib", arch=machine.arch)
-    tree.file(f"{machine.site}/torch/{extension}", needs)
-    _package(tree, machine, "torch", it.version)
+    bridge = elf(needed=["libtorch_python.so"], rpath="$ORIGIN/lib", arch=machine.arch)
+    tree.file(f"{machine.site}/torch/{extension}", bridge)
+    _package(tree, machine, "torch", it.version, it.requires)
     python = f"cp{it.tag or machine.tag}"
     tree.file(
         f"{machine.site}/torch-{it.version}.dist-info/WHEEL",
@@ -146,8 +152,14 @@ def _bundle(
                     "needed": [f"libnvJitLink.so.{major}"],
                     "runpath": "$ORIGIN/../../nvjitlink/lib",
                 }
-            data = elf(name, arch=machine.arch, **more)  # type: ignore[arg-type]
+            defines = [
+                f for start, names in it.has.items() if name.startswith(start) for f in names
+            ]
+            data = elf(name, arch=machine.arch, defines=defines, **more)  # type: ignore[arg-type]
             tree.file(f"{machine.site}/nvidia/{folder}/lib/{name}", data)
+    for part in it.cudnn:
+        name = f"libcudnn_{part}.so.9"
+        tree.file(f"{machine.site}/nvidia/cudnn/lib/{name}", elf(name, arch=machine.arch))
 
 
 def _triton(tree: Tree, it: Torch, machine: Machine) -> None:
