@@ -222,29 +222,6 @@ class Elf:
                 return
             at += following
 
-    def symbols(self, prefix: str) -> tuple[set[str], set[str]]:
-        """Names of dynamic symbols that begin so: those it defines, those it asks of others."""
-        defined: set[str] = set()
-        asked: set[str] = set()
-        sections = self.sections()
-        table = next((s for s in sections if s.kind == SHT_DYNSYM), None)
-        if table is None or table.link >= len(sections):
-            return defined, asked
-        names = sections[table.link]
-        area = self.data[names.offset : names.offset + names.size]
-        start = prefix.encode()
-        kind, step = ("IBBHQQ", 24) if self.bits == 64 else ("IIIBBH", 16)
-        if start not in area:
-            return defined, asked
-        for at in range(table.offset, table.offset + table.size - step + 1, step):
-            row = self._unpack(kind, at)
-            # not by searching the names: a linker stores one name as the tail of another
-            if area.startswith(start, row[0]):
-                index = row[3] if self.bits == 64 else row[5]
-                name = self._string(names.offset + row[0], names.offset + names.size)
-                (asked if index == SHN_UNDEF else defined).add(name)
-        return defined, asked
-
 
 def _in_file(address: int, loads: list[tuple[int, int, int]]) -> int:
     """Place in the file of a loaded address."""

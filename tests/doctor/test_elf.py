@@ -6,7 +6,7 @@ import io
 import struct
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from doctor.elf import TABLE_LIMIT, Buffer, Dynamic, Elf, ElfError
+from doctor.elf_symbols import SymbolTable
 from doctor.reader import FileReader
 
 LIBRARY_FOLDERS = ("/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/usr/lib64", "/lib64")
+NAMES = ("value", "value_two", "other", "no_such_symbol")
 SECTIONS_AT, SECTION_COUNT_AT, NAMES_INDEX_AT = 40, 60, 62
 SEGMENTS_AT, SEGMENT_SIZE_AT, SEGMENT_COUNT_AT = 32, 54, 56
 
@@ -41,10 +43,18 @@ def read_all(data: Buffer) -> tuple[object, ...]:
     return (
         elf.sections(),
         elf.dynamic(),
-        elf.symbols("value"),
+        symbols(elf, "value"),
         elf.section(".dynstr"),
         elf.find(b"value"),
     )
+
+
+def symbols(elf: Elf, prefix: str, names: Iterable[str] = NAMES) -> tuple[set[str], set[str]]:
+    """Which of some names it defines, and which it asks of others, weak ones left out."""
+    table = SymbolTable(elf)
+    wanted = {name for name in names if name.startswith(prefix)}
+    asked = set(table.asked((prefix.encode(),)))
+    return (wanted - table.lacks(wanted) if table.readable else set()), asked
 
 
 def oracle_dynamic(elf: ELFFile) -> Dynamic:
@@ -73,11 +83,14 @@ def oracle_dynamic(elf: ELFFile) -> Dynamic:
 
 
 def oracle_symbols(elf: ELFFile, prefix: str) -> tuple[set[str], set[str]]:
-    """Defined and undefined dynamic symbols that begin so."""
+    """Defined and undefined dynamic symbols that begin so, but for those that may stay undefined."""
     found: tuple[set[str], set[str]] = (set(), set())
     for symbol in elf.get_section_by_name(".dynsym").iter_symbols():
-        if symbol.name.startswith(prefix):
-            found[symbol["st_shndx"] == "SHN_UNDEF"].add(symbol.name)
+        undefined = symbol["st_shndx"] == "SHN_UNDEF"
+        if symbol.name.startswith(prefix) and not (
+            undefined and symbol["st_info"]["bind"] == "STB_WEAK"
+        ):
+            found[undefined].add(symbol.name)
     return found
 
 
@@ -89,7 +102,11 @@ def assert_same_as_oracle(path: Path, prefixes: tuple[str, ...]) -> None:
         (s.name, s["sh_offset"], s["sh_size"], s["sh_link"]) for s in theirs.iter_sections()
     ]
     for prefix in prefixes:
-        assert ours.symbols(prefix) == oracle_symbols(theirs, prefix), prefix
+        defined, asked = oracle_symbols(theirs, prefix)
+        # names of others, and names that are the tails and beginnings of its own
+        others = {name[1:] for name in defined} | {f"{name}_" for name in defined} | asked
+        names = (others - oracle_symbols(theirs, "")[0]) | defined
+        assert symbols(ours, prefix, names) == (defined, asked), prefix
     assert (ours.bits, ours.machine) == (theirs.elfclass, theirs.get_machine_arch_name())
 
 
@@ -113,7 +130,10 @@ def test_names_that_the_linker_stored_inside_longer_ones() -> None:
 def test_both_names_of_nccl_are_seen(tmp_path: Path) -> None:
     code = "int ncclSend(void) { return 1; }\nint pncclSend(void) { return 1; }\n"
     path = build_library(tmp_path / "libnccl.so.2", code=code, flags=["-Wl,-O2"])
-    assert Elf(path.read_bytes()).symbols("nccl") == ({"ncclSend"}, set())
+    assert symbols(Elf(path.read_bytes()), "nccl", ["ncclSend", "pncclSend"]) == (
+        {"ncclSend"},
+        set(),
+    )
 
 
 CODE = """
@@ -144,8 +164,8 @@ def test_built_libraries(tmp_path: Path, options: dict[str, object], expected: D
     assert set(expected.needed) <= set(found.needed)
     if "soname" in options:
         assert found.soname == expected.soname
-    assert Elf(path.read_bytes()).symbols("value") == ({"value", "value_two"}, set())
-    assert Elf(path.read_bytes()).symbols("other") == (set(), {"other"})
+    assert symbols(Elf(path.read_bytes()), "value") == ({"value", "value_two"}, set())
+    assert symbols(Elf(path.read_bytes()), "other") == (set(), {"other"})
 
 
 @needs_gcc
@@ -161,6 +181,11 @@ def test_versions_that_it_needs_of_its_own_libraries(tmp_path: Path) -> None:
         needs=[below],
     )
     assert_same_as_oracle(user, ("value", "second", "f"))
+    assert SymbolTable(Elf(below.read_bytes())).versions() == {
+        "libours.so.1",
+        "OURS_1.0",
+        "OURS_2.0",
+    }
     versions = Elf(user.read_bytes()).dynamic().versions
     assert set(versions) == {("libours.so.1", "OURS_1.0"), ("libours.so.1", "OURS_2.0")}
 
@@ -171,7 +196,7 @@ def test_a_file_without_section_table_still_tells_what_it_needs(tmp_path: Path) 
     stripped = patched(patched(data, SECTIONS_AT, "<Q", 0), SECTION_COUNT_AT, "<H", 0)
     assert Elf(stripped).dynamic() == Elf(data).dynamic()
     assert Elf(stripped).sections() == ()
-    assert Elf(stripped).symbols("value") == (set(), set())
+    assert symbols(Elf(stripped), "value") == (set(), set())
     assert Elf(stripped).find(b"/opt/x")
 
 
