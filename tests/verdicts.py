@@ -19,9 +19,10 @@ from doctor.tables import Tables
 
 TABLES = Tables()
 
-REPEATABLE = {"cuda.oom", "npu.oom", "cuda.hardware-fault", "npu.hardware-fault", "torch.arch-missing",
-              "torch.abi-mismatch", "torch.version-conflict", "torch.ptxas-too-old", "npu.library-missing",
-              "hub.lfs-pointer", "cuda.toolkit-too-old-for-arch", "npu.driver-cann-mismatch"}  # fmt: skip
+REPEATABLE = {"cuda.oom", "npu.oom", "cuda.hardware-fault", "cuda.no-devices-visible",
+              "npu.hardware-fault", "torch.arch-missing", "torch.abi-mismatch", "torch.version-conflict",
+              "torch.ptxas-too-old", "npu.library-missing", "hub.lfs-pointer",
+              "cuda.toolkit-too-old-for-arch", "npu.driver-cann-mismatch"}  # fmt: skip
 """Codes that a machine may earn more than once: for each card, chip, package or file."""
 
 SLIP = re.compile(r"\bNone\b|  |\.\.|\{\w*\}|\[\]|\(\)|, \.|<[a-z]+ object")

@@ -12,11 +12,14 @@ from cases.healthy import HEALTHY
 from cases.hosts import HOSTS
 from cases.npus import NPUS
 from cases.packages import HEALTHY_PACKAGES, PACKAGES
+from cases.states import BEHIND_NVIDIA_SMI, STATES
 from cases.torches import TORCHES
 
 CASES: dict[str, Case] = {
     **{name: Case(machine=machine) for name, machine in (HEALTHY | HEALTHY_PACKAGES).items()},
     **CARDS_AND_DRIVERS,
+    **BEHIND_NVIDIA_SMI,
+    **STATES,
     **TORCHES,
     **PACKAGES,
     **HOSTS,

@@ -62,9 +62,9 @@ def torch(kind: str, **changes: Any) -> Torch:
     return replace(WHEELS[kind], **changes)
 
 
-def wsl(**more: Any) -> Machine:
+def wsl(library: str | None = None, **more: Any) -> Machine:
     """Windows with an RTX 4050, from inside."""
-    card = nvidia("RTX 4050 Laptop", driver="581.29", wsl=True)
+    card = nvidia("RTX 4050 Laptop", driver="581.29", wsl=True, library=library)
     return Machine(nvidia=card, kernel="6.6.87.2-microsoft-standard-WSL2", **more)
 
 

@@ -35,6 +35,7 @@ CARDS = {
     "H100": Gpu("NVIDIA H100 80GB HBM3", "9.0", 81559, "2330"),
     "H200": Gpu("NVIDIA H200", "9.0", 143771, "2335"),
     "B200": Gpu("NVIDIA B200", "10.0", 183359, "2901"),
+    "RTX A6000": Gpu("NVIDIA RTX A6000", "8.6", 49140, "2230"),
     "RTX 5090": Gpu("NVIDIA GeForce RTX 5090", "12.0", 32607, "2b85"),
     "GB10": Gpu("NVIDIA GB10", "12.1", None, "2e12"),
 }
@@ -60,6 +61,10 @@ class Nvidia:
     """Answer to -L where there is more than GPUs (MIG devices)."""
     knows: str = ""
     """Fields that this nvidia-smi does not know, a pattern of awk."""
+    unlisted: tuple[str, ...] = ()
+    """Cards that are on the bus behind the others and that nvidia-smi does not list, by their names."""
+    warns: str = ""
+    """What nvidia-smi prints before its rows."""
     nodes: bool = True
     wsl: bool = False
 

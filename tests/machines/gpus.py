@@ -19,9 +19,12 @@ EOF
 }
 case "$1" in
 --query-gpu=*)
+  cat <<'EOF' | sed '/^$/d'
+@WARNS@
+EOF
   data | awk -F'|' -v q="${1#--query-gpu=}" '
   NR == 1 { for (i = 1; i <= NF; i++) column[$i] = i; n = split(q, field, ",")
-    for (i = 1; i <= n; i++) if (field[i] !~ /^(index|name|uuid|driver_version|compute_cap|serial|gpu_recovery_action|(pci|memory|mig|ecc|retired_pages|remapped_rows|fabric|power|utilization|temperature|clocks)\..*)$/ || (@KNOWS@)) {
+    for (i = 1; i <= n; i++) if (field[i] !~ /^(index|name|uuid|driver_version|compute_cap|compute_mode|serial|gpu_recovery_action|(pci|memory|mig|ecc|retired_pages|remapped_rows|fabric|power|utilization|temperature|clocks)\..*)$/ || (@KNOWS@)) {
       printf "Field \"%s\" is not a valid field to query.\n\n", field[i]; status = 2; exit }
     next }
   { for (i = 1; i <= n; i++) printf "%s%s", (i > 1 ? ", " : ""), (field[i] in column ? $column[field[i]] : "[N/A]"); print "" }
@@ -45,7 +48,7 @@ DRIVER_CUDA = {"470": "11.4", "525": "12.0", "535": "12.2", "545": "12.3", "550"
                "590": "13.1"}  # fmt: skip
 
 
-def _uuid(number: int) -> str:
+def uuid(number: int) -> str:
     return f"GPU-0000000{number}-1111-2222-3333-444444444444"
 
 
@@ -54,18 +57,19 @@ def smi(it: Nvidia) -> str:
     if it.says is not None:
         return f"cat <<'EOF'\n{it.says}\nEOF\nexit 9"
     driver = str(it.driver)
-    rows = [_smi_row(i, card, driver) for i, card in enumerate(it.cards)]
+    rows = [smi_row(i, card, driver) for i, card in enumerate(it.cards)]
     fields = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     table = ["|".join(fields), *("|".join(row.get(f, "[N/A]") for f in fields) for row in rows)]
-    listed = [f"GPU {i}: {c.name} (UUID: {_uuid(i)})" for i, c in enumerate(it.cards)]
+    listed = [f"GPU {i}: {c.name} (UUID: {uuid(i)})" for i, c in enumerate(it.cards)]
     numbers = range(len(it.cards))
     links = [
         f"GPU{i}" + "".join("\\t X " if i == j else "\\tNV18" for j in numbers) for i in numbers
     ]
     apps = [line.split(", ", 1) for line in it.apps.splitlines()]
     values = {
-        "APPS": "\n".join(f"{_uuid(int(number))}, {rest}" for number, rest in apps),
+        "APPS": "\n".join(f"{uuid(int(number))}, {rest}" for number, rest in apps),
         "DATA": "\n".join(table),
+        "WARNS": it.warns,
         "LIST": it.listing if it.listing is not None else "\n".join(listed),
         "TOPO": "".join(f"\\tGPU{i}" for i in numbers) + "\\n" + "\\n".join(links) + "\\n",
         "DRIVER": driver,
@@ -78,17 +82,19 @@ def smi(it: Nvidia) -> str:
     return script
 
 
-def _smi_row(number: int, card: Gpu, driver: str) -> dict[str, str]:
+def smi_row(number: int, card: Gpu, driver: str) -> dict[str, str]:
+    """What nvidia-smi answers of a card, by field."""
     memory = {"memory.total": str(card.memory), "memory.free": str((card.memory or 0) - 18)}
     reliable = card in [CARDS[name] for name in DATA_CENTER]
     answers = {
         "index": str(number),
         "name": card.name,
-        "uuid": _uuid(number),
+        "uuid": uuid(number),
         "pci.bus_id": f"0000{bus(number).upper()}",
         "pci.device_id": f"0x{card.pci.upper()}10DE",
         "driver_version": driver,
         "compute_cap": card.cc,
+        "compute_mode": "Default",
         "gpu_recovery_action": "None",
     }
     if reliable or card.fields.keys() & {"mig.mode.current", "ecc.mode.current"}:
@@ -100,12 +106,16 @@ def _smi_row(number: int, card: Gpu, driver: str) -> dict[str, str]:
 
 def write_nvidia(tree: Tree, it: Nvidia, machine: Machine, libraries: Libraries) -> None:
     """Write cards and driver."""
-    for i, card in enumerate(it.cards if not it.wsl else ()):
+    on_bus = (*it.cards, *(CARDS[name] for name in it.unlisted))
+    for i, card in enumerate(on_bus if not it.wsl else ()):
         pci(tree, bus(i), "10de", card.pci, "0x030200" if card.memory else "0x030000")
     if it.driver is None:
         return
     if it.wsl:
         tree.file("/dev/dxg")
+        if it.library == "":  # a container that was given nvidia-smi alone
+            tree.program("nvidia-smi", smi(it))
+            return
         libraries.add("/usr/lib/wsl/lib/libcuda.so.1")
         tree.program("/usr/lib/wsl/lib/nvidia-smi", smi(it))
         tree.link("/usr/bin/nvidia-smi", "../lib/wsl/lib/nvidia-smi")
