@@ -1,21 +1,21 @@
-"""Prints facts and findings for people: a summary by area, then each problem with its cure."""
+"""Prints facts and findings for people: a line for each area, each problem with its cure, and what to do next."""
 
 from __future__ import annotations
 
-import os
-import textwrap
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO
+from typing import IO, Any
 
 import click
 
+from doctor import next_step
 from doctor.facts import AREAS, Facts
 from doctor.findings import ERROR, INFO, WARNING, Finding
+from doctor.paper import Paper
+from doctor.quantities import count, disk_of_mib, memory
 from doctor.visible import visible
 
 MARKS = {ERROR: "✗", WARNING: "!", INFO: "·", "fine": "✓", "unknown": "?", "absent": "-"}
-PLAIN = str.maketrans({"✗": "x", "✓": "+", "·": ".", "→": "->", "×": "x", "…": "..."})
-"""For terminals whose encoding has no such signs."""
 COLOURS = {ERROR: "red", WARNING: "yellow", "fine": "green", INFO: "cyan", "unknown": "magenta"}
 
 AREA_OF_CODE = {
@@ -27,7 +27,18 @@ AREA_OF_CODE = {
 
 PYTHON_CODES = ("host.python", "host.venv", "host.externally")
 NETWORK_CODES = ("host.network",)
-WIDTH = 100
+
+AREA_OF_RULES = {
+    "host": "host", "cuda": "nvidia", "npu": "ascend", "torch": "torch", "deep": "torch",
+    "rust": "rust", "storage": "storage",
+}  # fmt: skip
+"""First word of a module of rules -> the area of which nobody knows, when one of them has crashed."""
+
+EVIDENCE = 3
+"""Lines of evidence that are shown of a finding; all with --verbose."""
+
+STATES = {True: "fine", False: ERROR, None: "absent"}
+"""Of an experiment."""
 
 
 def area_of(code: str) -> str:
@@ -38,116 +49,134 @@ def area_of(code: str) -> str:
 
 
 def print_report(
-    facts: Facts, findings: Sequence[Finding], areas: Sequence[str], out: IO[str]
+    facts: Facts,
+    findings: Sequence[Finding],
+    areas: Sequence[str],
+    out: IO[str],
+    verbose: bool = False,
 ) -> None:
-    """Print summary, findings, and what to do next.
-
-    Colours only where `out` is a terminal and NO_COLOR is not set; it reads well without.
-    """
-    colour = out.isatty() and not os.environ.get("NO_COLOR")
-    plain = not _knows("".join(MARKS.values()), out)
-    import shutil  # only where a person reads
-
-    width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
-
-    def line(text: str = "") -> None:
-        click.echo(text.translate(PLAIN) if plain else text, file=out, color=colour)
-
-    for area in areas:
-        state, text = _area(facts, findings, area)
-        line(f"{_mark(state)} {click.style(f'{area:8}', bold=True)} {visible(text)}")
-    if facts.deep is not None:
-        line()
-        for check in facts.deep.checks:
-            state = {True: "fine", False: ERROR, None: "absent"}[check.ok]
-            took = f" ({check.seconds:.1f} s)" if check.seconds is not None else ""
-            line(f"{_mark(state)} {check.name}: {visible(check.detail)}{took}")
-    told = [f for f in findings if f.severity != INFO]
-    for finding in told:
-        line()
-        _print_finding(finding, width, line)
-    notes = [f for f in findings if f.severity == INFO]
-    if notes:
-        line()
-        line(f"{_mark(INFO)} not there yet: {', '.join(f.code for f in notes)}")
-    line()
-    line(visible(next_step(facts, findings)))
+    """Print summary, findings, how many there are, and what to do next."""
+    paper = Paper.of(out)
+    states = [_area(facts, findings, area) for area in areas]
+    for area, (state, text) in zip(areas, states, strict=True):
+        paper.prose(text, first=f"{mark(state)} {click.style(f'{area:8}', bold=True)} ")
+        if verbose:
+            for name, reason in unknowns(getattr(facts, area)):
+                paper.prose(f"{name}: {reason}", first=" " * 13, rest=" " * 15, dim=True)
+    _print_deep(facts, paper)
+    for finding in findings:
+        if not _is_to_come(finding):
+            paper.line()
+            paper.lines(finding_lines(finding, paper, None if verbose else EVIDENCE))
+    to_come = [finding.code for finding in findings if _is_to_come(finding)]
+    if to_come:
+        paper.line()
+        paper.prose(", ".join(to_come), first=f"{mark(INFO)} not there yet: ", rest="    ")
+    paper.line()
+    unknown = sum(state == "unknown" for state, _ in states)
+    paper.prose(_counted(findings, unknown, verbose), rest="  ")
+    for text, command in next_step.lines(facts, findings):
+        paper.line(f"{text} {visible(command)}") if command else paper.prose(text, rest="  ")
 
 
-def _knows(signs: str, out: IO[str]) -> bool:
-    try:
-        signs.encode(getattr(out, "encoding", None) or "utf-8")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
+def _print_deep(facts: Facts, paper: Paper) -> None:
+    """What the experiments showed."""
+    if facts.deep is None:
+        if "deep" in facts.unknown:
+            paper.line()
+            paper.prose(
+                facts.unknown["deep"], first=f"{mark('unknown')} experiments: ", rest="    "
+            )
+        return
+    paper.line()
+    for check in facts.deep.checks:
+        took = f" ({check.seconds:.1f} s)" if check.seconds is not None else ""
+        first = f"{mark(STATES[check.ok])} {check.name}: "
+        paper.prose(f"{check.detail}{took}", first=first, rest="    ")
 
 
-def _mark(state: str) -> str:
+def _is_to_come(finding: Finding) -> bool:
+    """Whether it is merely not there yet, and its code says all."""
+    return finding.severity == INFO and finding.code.endswith("missing")
+
+
+def _counted(findings: Sequence[Finding], unknown: int, verbose: bool) -> str:
+    """How many of what were found."""
+    numbers = {kind: sum(f.severity == kind for f in findings) for kind in (ERROR, WARNING, INFO)}
+    found = [count(numbers[ERROR], "error"), count(numbers[WARNING], "warning")]
+    found += [count(numbers[INFO], "note")] if numbers[INFO] else []
+    text = f"Found {', '.join(found)}"
+    if unknown:
+        why = "" if verbose else " (why: check -v)"
+        text += f"; {count(unknown, 'area')} marked ? {'is' if unknown == 1 else 'are'} not fully known{why}"
+    return f"{text}."
+
+
+def mark(state: str) -> str:
+    """The sign of a severity or an area's state."""
     return click.style(MARKS[state], fg=COLOURS.get(state), bold=state == ERROR)
 
 
-def _print_finding(finding: Finding, width: int, line: Callable[[str], None]) -> None:
-    code = click.style(finding.code, bold=True)
-    line(f"{_mark(finding.severity)} {finding.title}  [{code}]")
-    for row in _wrapped(finding.cause, width):
-        line(row)
-    for item in finding.evidence[:3]:
-        line(click.style(f"    read: {visible(item)}", dim=True))
-    for row in _wrapped(f"→ {finding.remedy.text}", width):
-        line(row)
-    for command in finding.remedy.commands:
-        # never wrapped: it is there to be copied
-        line(f"      {visible(command)}")
+def finding_lines(finding: Finding, paper: Paper, evidence: int | None = 0) -> list[str]:
+    """Title, cause, evidence and cure; a command is one line, never broken: it is there to be copied.
 
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        visible(text, lines=True),
-        width,
-        initial_indent="    ",
-        subsequent_indent="    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def next_step(facts: Facts, findings: Sequence[Finding]) -> str:
-    """The one line that says what to run next."""
-    errors = [f for f in findings if f.severity == ERROR]
-    for finding in errors or [f for f in findings if f.severity == WARNING]:
-        many = f" (1 of {len(errors)} errors)" if len(errors) > 1 else ""
-        if finding.remedy.commands:
-            return f"Next{many}: {finding.remedy.commands[0]}"
-        if errors:
-            return f"Next{many}: {finding.remedy.text}"
-    if facts.unknown:
-        return "Nothing found that stops training here, as far as could be looked."
-    if facts.torch is None or facts.torch.installed is None or facts.root:
-        return "Nothing found that stops training here."
-    if facts.deep is None:
-        return (
-            "Nothing found that stops training here. Next: nanochat-doctor check --deep proves it."
-        )
-    return "Nothing found that stops training here; real kernels ran."
+    Args:
+        evidence: pieces of it at the most; None is all.
+    """
+    first = f"{mark(finding.severity)} "
+    lines = paper.fold(f"{finding.title} [{finding.code}]", first=first, bold=True)
+    lines += paper.fold(finding.cause, first="    ")
+    for item in finding.evidence[:evidence]:
+        lines += paper.fold(f"read: {item}", first="    ", rest="      ", dim=True)
+    lines += paper.fold(finding.remedy.text, first="    → ")
+    return [*lines, *(f"      {visible(command)}" for command in finding.remedy.commands)]
 
 
 # --- one line per area ------------------------------------------------------------------------
 
 
 def _area(facts: Facts, findings: Sequence[Finding], area: str) -> tuple[str, str]:
-    """State and text of an area."""
+    """State and text of an area; what is not fully known is never fine."""
     own = [f.severity for f in findings if area_of(f.code) == area]
     state = ERROR if ERROR in own else WARNING if WARNING in own else "fine"
     if area in facts.unknown:
         return ("unknown" if state == "fine" else state), facts.unknown[area]
-    if getattr(facts, area) is None:
+    value = getattr(facts, area)
+    if value is None:
         return "absent", "not looked at"
+    gaps = [name for name, _ in unknowns(value)]
+    if gaps or area in _crashed(findings):
+        state = "unknown" if state == "fine" else state
     if area == "torch" and facts.torch is not None and "installed" in facts.torch.unknown:
-        return "unknown", facts.torch.unknown["installed"]
+        return state, facts.torch.unknown["installed"]
     text = ", ".join(part for part in SUMMARIES[area](facts) if part)
     if not text:
-        return ("absent" if state == "fine" else state), "none"
-    return state, text
+        return ("absent" if state == "fine" else state), f"none{_not_known(gaps, ' seen; ')}"
+    return state, f"{text}{_not_known(gaps, '; ')}"
+
+
+def _not_known(gaps: Sequence[str], before: str) -> str:
+    """The first of the values that are not known."""
+    more = f" and {len(gaps) - 2} more" if len(gaps) > 2 else ""
+    return f"{before}not known: {', '.join(gaps[:2]).replace('_', ' ')}{more}" if gaps else ""
+
+
+def _crashed(findings: Sequence[Finding]) -> set[str]:
+    """Areas of which a rule has crashed."""
+    rules = [f.evidence[0] for f in findings if f.code == "doctor.rule-failed" and f.evidence]
+    modules = [rule.split(".")[-2] for rule in rules if rule.count(".") > 1]
+    return {AREA_OF_RULES.get(module.partition("_")[0], "") for module in modules}
+
+
+def unknowns(value: Any) -> Iterator[tuple[str, str]]:
+    """What of some facts is not known, and why: names as in the JSON."""
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from unknowns(item)
+    elif dataclasses.is_dataclass(value):
+        yield from getattr(value, "unknown", {}).items()
+        for field in dataclasses.fields(value):
+            yield from unknowns(getattr(value, field.name))
 
 
 def _host(facts: Facts) -> Iterator[str]:
@@ -158,8 +187,8 @@ def _host(facts: Facts) -> Iterator[str]:
     if host.container:
         yield f"in {host.container}"
     yield host.cpu_model or ""
-    yield f"{host.cores} cores" if host.cores else ""
-    yield f"{host.memory_total / 1024:.0f} GiB" if host.memory_total else "memory unknown"
+    yield count(host.cores, "core") if host.cores else ""
+    yield memory(host.memory_total) if host.memory_total else "memory unknown"
     yield f"{host.libc} {host.libc_version}" if host.libc_version else host.libc or ""
     gcc = host.tools.get("gcc")
     yield f"gcc {gcc.version}" if gcc else ""
@@ -178,10 +207,10 @@ def _nvidia(facts: Facts) -> Iterator[str]:
     assert nvidia is not None
     kinds: dict[str, int] = {}
     for gpu in nvidia.gpus:
-        memory = f"{gpu.memory_total} MiB" if gpu.memory_total else "memory shared or unknown"
-        text = f"{gpu.name or 'unknown GPU'} (compute {gpu.compute_capability or '?'}, {memory})"
+        size = memory(gpu.memory_total) if gpu.memory_total else "memory shared or unknown"
+        text = f"{gpu.name or 'unknown GPU'} (compute {gpu.compute_capability or '?'}, {size})"
         kinds[text] = kinds.get(text, 0) + 1
-    yield from (text if count == 1 else f"{count} × {text}" for text, count in kinds.items())
+    yield from (text if many == 1 else f"{many} × {text}" for text, many in kinds.items())
     if not nvidia.gpus:
         yield from (f"{d.chip or d.device_id} on the bus" for d in nvidia.pci_devices)
     driver = nvidia.driver_version or nvidia.kernel_driver
@@ -196,11 +225,11 @@ def _nvidia(facts: Facts) -> Iterator[str]:
 def _ascend(facts: Facts) -> Iterator[str]:
     ascend = facts.ascend
     assert ascend is not None
-    count = len(ascend.npus) or len(ascend.device_nodes) or len(ascend.pci_devices)
-    if count:
+    many = len(ascend.npus) or len(ascend.device_nodes) or len(ascend.pci_devices)
+    if many:
         name = next((npu.name for npu in ascend.npus), None) or "NPU"
         size = next((npu.hbm_total for npu in ascend.npus if npu.hbm_total), None)
-        yield f"{count} × {name}" + (f" ({size} MB)" if size else "")
+        yield f"{many} × {name}" + (f" ({memory(size)})" if size else "")
     if ascend.driver_version:
         yield f"driver {ascend.driver_version}"
     active = ascend.active
@@ -247,9 +276,9 @@ def _storage(facts: Facts) -> Iterator[str]:
     storage = facts.storage
     assert storage is not None
     yield storage.base_dir or "no base folder"
-    yield f"{storage.free / 1024:.0f} GiB free" if storage.free is not None else ""
+    yield f"{disk_of_mib(storage.free)} free" if storage.free is not None else ""
     shards = sum(s.count for s in storage.shards)
-    yield f"{shards} shards" if shards else ""
+    yield count(shards, "shard") if shards else ""
     stages = ", ".join(storage.checkpoints)
     yield f"checkpoints: {stages}" if stages else ""
 

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import re
-
+from doctor import invocation
+from doctor.facts import Facts
 from doctor.findings.context import Context, joined
 from doctor.tables import Row
 from doctor.versions import parts
 
 
 def torch_commands(c: Context) -> list[str]:
-    """Commands that install the best torch for this machine, where the tables know one.
-
-    Beside an NPU: torch for the CPU, its torch_npu, and what that imports without asking for it.
+    """The command that puts in the best torch for this machine, where the tables know one: apply, which pins it
+    and knows the way back. Beside an NPU that is torch for the CPU, its torch_npu, and what that imports.
     """
     if unknown_card(c):
         return []
-    if not c.has_npu:
-        return [c.torch_install(c.wheels[0], again=c.torch is not None)] if c.wheels else []
-    pair, host = best_npu_pair(c), c.facts.host
-    if pair is None:
-        return []
-    # the default index has a CPU build for ARM only; a CUDA build gets in torch_npu's way
-    index = c.tables.pytorch_index("cpu") if host and host.arch == "x86_64" else None
-    python = (c.python_minor or "").removesuffix("t") or None
-    needs = c.tables.npu_requirements(pair["torch"], active_cann(c), python)
-    packages = dict.fromkeys(f"{need.name}{need.specifier}" for need in needs)
-    specified = {re.split("[<>=]", p)[0] for p in packages if re.search("[<>=]", p)}
-    return [
-        c.pip_install(f"torch=={pair['torch']}", index=index),
-        c.pip_install(
-            f"torch_npu=={pair['torch_npu']}", *(p for p in packages if p not in specified)
-        ),
-    ]
+    known = best_npu_pair(c) is not None if c.has_npu else bool(c.wheels)
+    return [apply_command(c.facts)] if known else []
+
+
+def apply_command(facts: Facts) -> str:
+    """The command that carries the plan out in the examined environment."""
+    python = facts.python
+    if python is None:
+        return invocation.apply_command(None, None)
+    of_a_user = python.venv or python.conda
+    return invocation.apply_command(python.executable, python.prefix if of_a_user else None)
 
 
 def unknown_card(c: Context) -> bool:

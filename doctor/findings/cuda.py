@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from doctor import compat
 from doctor.card_state import container_cure
 from doctor.facts import Gpu, Nvidia
+from doctor.findings.advice import torch_commands
 from doctor.findings.cards import KERNEL_LOG
 from doctor.findings.context import Context, joined
 from doctor.findings.cuda_silence import explained
@@ -223,7 +224,7 @@ def driver_age(c: Context) -> Iterator[Finding]:
             f"{floor} or newer on {_cards(c.gpus)}; this machine has {driver_version}.",
             [*evidence, f"{torch.path}/version.py: cuda {torch.cuda}", "build/cuda.toml"],
             f"Update the driver to {floor} or newer{instead}.",
-            [c.torch_install(wheel, again=True)] if wheel else c.driver_install(),
+            torch_commands(c) or c.driver_install(),
         )
     elif (torch is None or torch.flavour != "cuda") and c.capabilities and not c.wheels:
         yield from _no_wheel_for_driver(c, driver_version, evidence)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from doctor.facts import Ascend
-from doctor.findings.advice import best_npu_pair, torch_commands
+from doctor.findings.advice import apply_command, best_npu_pair, torch_commands
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.versions import cann_key, release
@@ -341,7 +341,7 @@ def torch_npu(c: Context) -> Iterator[Finding]:
     if npu is None:
         if build is not None and "torch_npu" not in ascend.unknown:
             pair = best_npu_pair(c)
-            commands = [c.pip_install(f"torch_npu=={pair['torch_npu']}")] if pair else []
+            commands = [apply_command(c.facts)] if pair else []
             yield c.finding(
                 "npu.torch-npu-missing",
                 ERROR,
@@ -426,8 +426,8 @@ def packages(c: Context) -> Iterator[Finding]:
         f"torch_npu {npu.version} and CANN import packages that are not as they need them: "
         f"{joined(wrong)}.",
         wrong,
-        "Install them; torch_npu's own metadata asks for few of them.",
-        [c.pip_install(*requirements)],
+        f"Install {joined(requirements)}; torch_npu's own metadata asks for few of them.",
+        [apply_command(c.facts)],
     )
 
 

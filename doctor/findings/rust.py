@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from doctor.findings.advice import apply_command
 from doctor.findings.context import Context
 from doctor.findings.finding import INFO, WARNING, Finding
 from doctor.versions import older
@@ -74,7 +75,7 @@ def extension(c: Context) -> Iterator[Finding]:
             f"The rustbpe extension at {rust.module_path} does not serve: {rust.module_stale}.",
             [str(rust.module_path)],
             "Build it again for this Python.",
-            [c.pip_install("--force-reinstall", rust.crate)] if rust.crate else [],
+            [apply_command(c.facts)] if rust.crate else [],
         )
     elif rust.module_path is None:
         yield c.finding(
@@ -84,7 +85,7 @@ def extension(c: Context) -> Iterator[Finding]:
             "train and use a tokenizer.",
             ["no module rustbpe"],
             "Install it before training a tokenizer.",
-            [c.pip_install(rust.crate or "rustbpe")],
+            [apply_command(c.facts)],
         )
 
 

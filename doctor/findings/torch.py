@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 
 from doctor.facts import MissingLibrary
-from doctor.findings.advice import how_to_get_torch, torch_commands
+from doctor.findings.advice import apply_command, how_to_get_torch, torch_commands
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.findings.torch_pins import cure
-from doctor.versions import older, release
+from doctor.versions import older
 
 CUDA_LIBRARY = re.compile(r"^lib(cu|nv|nccl)")
 OWN_LIBRARY = re.compile(r"^lib(torch|c10|shm\.|caffe2)")
@@ -152,12 +152,7 @@ def _missing_by_source(
     of_cuda = [m for m in build.missing_libraries if CUDA_LIBRARY.match(m.name)]
     own = [m for m in build.missing_libraries if OWN_LIBRARY.match(m.name)]
     others = [m for m in build.missing_libraries if m not in of_cuda and m not in own]
-    again = []
-    if build.version and torch.installed_by == "wheel":
-        index = c.tables.pytorch_index(build.local_tag) if build.local_tag else None
-        again = [
-            c.pip_install("--force-reinstall", f"torch=={release(build.version)}", index=index)
-        ]
+    again = [apply_command(c.facts)] if torch.installed_by == "wheel" else []
     lost = [m.package.partition("==")[0] for m in of_cuda if m.package]
     openmp = [m for m in others if m.name.startswith("libgomp")]
     for row in (
@@ -233,7 +228,7 @@ def replaced(c: Context) -> Iterator[Finding]:
         f"Something has replaced what apply put in: there is {shown}.",
         list(torch.replaced),
         "Carry the plan out again, or, if the change was meant, take the pins away (apply --undo).",
-        ["./nanochat-doctor apply"],
+        [apply_command(c.facts)],
     )
 
 

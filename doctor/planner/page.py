@@ -1,150 +1,222 @@
-"""The plan as one page for a person."""
+"""The plan as a page for a person: what fits a screen, and all of it on request."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from typing import IO
 
-import click
-
-from doctor.findings import ERROR, INFO
-from doctor.plan import Launch, Plan
+from doctor.findings import ERROR, INFO, Finding
+from doctor.paper import Paper, columns, pad
+from doctor.plan import Launch, Plan, Step
 from doctor.planner import open_errors
+from doctor.quantities import about, brief, count, disk, memory, short
+from doctor.report import finding_lines
 from doctor.visible import visible
 
-WIDTH = 100
+SCREEN = 23
+"""Lines of a terminal, less the one of the prompt."""
+
+HEADS = ("download", "disk", "time")
+NOTHING = "–"
+
+DEVICES = {"cuda": ("GPU", "GPUs"), "npu": ("NPU", "NPUs"), "mps": ("Apple GPU", "Apple GPUs")}
 
 
-def print_plan(plan: Plan, out: IO[str]) -> None:
-    """Print route, reasons, cost, steps, launch settings, and what a person must do first."""
-    for line in page(plan):
-        click.echo(visible(line), file=out)
+def print_plan(plan: Plan, out: IO[str], next_command: str, *, verbose: bool = False) -> None:
+    """Print route, reason, steps and their cost, how training starts, and what a person must do first.
+
+    Args:
+        next_command: what carries it out.
+        verbose: turned-down routes, commands, launch settings and environment, too, and all remarks.
+    """
+    paper = Paper.of(out)
+    paper.lines([*_page(plan, paper, next_command, verbose)])
 
 
-def page(plan: Plan) -> Iterator[str]:
-    """The page, line by line."""
-    yield from _wrapped(f"Route: {plan.route}. ", plan.reason)
-    for note in plan.notes:
-        yield from _wrapped("  note: ", note)
-    if plan.rejected:
-        yield ""
-        yield "Turned down:"
-        for item in plan.rejected:
-            yield from _wrapped(f"  {item.route}: ", item.reason)
-    if plan.steps:
-        yield ""
-        yield f"Steps ({cost(plan)}):"
-        for number, step in enumerate(plan.steps, 1):
-            yield f"  {number}. {step.title}{_size(step.network_mb, step.disk_mb, step.minutes)}"
-            yield from (f"       {command}" for command in step.commands)
-    if plan.build:
-        yield ""
-        build = plan.build
-        yield (
-            f"Build: architectures {', '.join(build.archs)}, libuv {'on' if build.libuv else 'off'}, "
-            f"{build.jobs} jobs, CUDA at {build.cuda_home or 'none'}"
-        )
-        yield from (f"    {name}={value}" for name, value in build.env.items())
-    if plan.launch:
-        yield ""
-        yield from _launch(plan.launch)
+def page(plan: Plan, *, verbose: bool = True) -> list[str]:
+    """The page as lines of a file."""
+    return [*_page(plan, Paper.of(io.StringIO()), "nanochat-doctor apply", verbose)]
+
+
+def route_lines(plan: Plan, paper: Paper) -> list[str]:
+    """The route, and why it is this one."""
+    return paper.fold(plan.reason, first=f"Route: {paper.bold(plan.route)}. ", rest="  ")
+
+
+def remark_lines(plan: Plan, paper: Paper, room: int | None = None) -> Iterator[str]:
+    """What the user should know, a blank line before it.
+
+    Args:
+        room: lines at the most, the blank one counted; what does not fit is counted. None is no limit.
+    """
+    remarks = [*plan.notes, *(plan.launch.warnings if plan.launch else ())]
+    warned = dict.fromkeys(f.code for f in plan.findings if f.severity not in (ERROR, INFO))
+    remarks += [f"check warns: {', '.join(warned)}."] if warned else []
+    folded = [paper.fold(remark, first=f"{paper.yellow('!')} ") for remark in remarks]
+    left = None if room is None else room - 1
+    for number, lines in enumerate(folded):
+        more = len(folded) - number
+        # the last line of a page that is full says how much there is beyond it
+        if left is not None and len(lines) + (more > 1) > left:
+            yield from [""] if not number else []
+            yield f"{paper.yellow('!')} {count(more, 'more remark' if number else 'remark')}: -v shows {'it' if more == 1 else 'them'}"
+            return
+        yield from [""] if not number else []
+        yield from lines
+        left = left - len(lines) if left is not None else None
+
+
+def cost(steps: Sequence[Step]) -> str:
+    """What steps cost together: `3.2 GB to download, 6.1 GB of disk, about 5 minutes`."""
+    network, taken = (sum(getattr(s, n) for s in steps) for n in ("network_mb", "disk_mb"))
+    parts = [f"{disk(network)} to download"] if network else ["nothing to download"]
+    parts += [f"{disk(taken)} of disk"] if taken else []
+    return ", ".join([*parts, about(sum(step.minutes for step in steps) * 60)])
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def _page(plan: Plan, paper: Paper, next_command: str, verbose: bool) -> Iterator[str]:
     problems = set(open_errors(plan))
     told = [f for f in plan.findings if f.code in problems and f.severity == ERROR]
+    stopped = plan.route == "blocked" or bool(told)
+    body = [*_body(plan, paper, verbose, stopped), *_problems(told, paper)]
+    ending = ["", *_ending(paper, next_command, verbose, stopped)]
+    yield from body
+    room = None if verbose else SCREEN - len(body) - len(ending)
+    yield from remark_lines(plan, paper, room)
+    yield from ending
+
+
+def _body(plan: Plan, paper: Paper, verbose: bool, stopped: bool) -> Iterator[str]:
+    yield from route_lines(plan, paper)
+    if verbose and plan.rejected:
+        yield from ("", "Turned down:")
+        for item in plan.rejected:
+            yield from paper.fold(item.reason, first=f"  {item.route}: ", rest=" " * 6)
+    if plan.steps:
+        yield ""
+        yield from _table(plan.steps, paper, verbose)
+    if verbose:
+        yield from _build(plan)
+    if plan.launch and (verbose or not stopped):
+        yield ""
+        yield from _launch(plan.launch, paper, verbose)
+
+
+def _problems(told: Sequence[Finding], paper: Paper) -> Iterator[str]:
     for finding in told:
         yield ""
-        yield from _wrapped(f"✗ {finding.code}: ", finding.cause)
-        yield from _wrapped("  → ", finding.remedy.text)
-        yield from (f"      {command}" for command in finding.remedy.commands)
-    warned = [f.code for f in plan.findings if f.severity not in (ERROR, INFO)]
-    if warned:
-        yield ""
-        yield f"Warnings of check: {', '.join(dict.fromkeys(warned))}"
+        yield from finding_lines(finding, paper)
+
+
+def _ending(paper: Paper, next_command: str, verbose: bool, stopped: bool) -> Iterator[str]:
+    if stopped:
+        yield from paper.fold("Do first what ✗ says; then make the plan again.", rest="  ")
+        return
+    yield f"Next: {next_command}"
+    all_of_it = "" if verbose else "; -v shows commands, turned-down routes, settings"
+    yield from paper.fold(f"(speedrun goes on to a trained model{all_of_it})", first=" " * 6)
+
+
+# --- steps ------------------------------------------------------------------------------------
+
+
+def _table(steps: Sequence[Step], paper: Paper, verbose: bool) -> Iterator[str]:
+    """Steps, and what each costs, in columns as wide as they need be."""
+    cells = [_cells(step.network_mb, step.disk_mb, step.minutes) for step in steps]
+    sums = [sum(getattr(s, n) for s in steps) for n in ("network_mb", "disk_mb", "minutes")]
+    total = _cells(*sums)
+    rows = [HEADS, *cells, total]
+    wide = [max(columns(row[n]) for row in rows) for n in range(len(HEADS))]
+    room = paper.width - sum(wide) - 2 * len(wide)
+    titles = [f"  {number}. {step.title}" for number, step in enumerate(steps, 1)]
+    room = max(24, min(room, max(map(columns, titles))))
+    yield _row("Steps", HEADS, room, wide)
+    for step, title, row in zip(steps, titles, cells, strict=True):
+        head = title.partition(". ")[0] + ". "
+        first, *rest = paper.fold(step.title, first=head, width=room)
+        yield _row(first, row, room, wide)
+        yield from rest
+        yield from (f"       {visible(command)}" for command in step.commands if verbose)
+    if len(steps) > 1:
+        yield _row("     all together", total, room, wide)
+
+
+def _row(title: str, cells: Sequence[str], room: int, wide: Sequence[int]) -> str:
+    padded = (pad(cell, width, right=True) for cell, width in zip(cells, wide, strict=True))
+    return "  ".join([pad(title, room), *padded])
+
+
+def _cells(network_mb: float, disk_mb: float, minutes: float) -> tuple[str, str, str]:
+    return (
+        disk(network_mb) if network_mb else NOTHING,
+        disk(disk_mb) if disk_mb else NOTHING,
+        brief(minutes * 60),
+    )
+
+
+def _build(plan: Plan) -> Iterator[str]:
+    build = plan.build
+    if build is None:
+        return
     yield ""
-    yield _next(plan, bool(told))
-
-
-def cost(plan: Plan) -> str:
-    """What all steps cost together: `3.2 GB to download, 6.1 GB of disk, about 5 minutes`."""
-    network = sum(step.network_mb for step in plan.steps)
-    disk = sum(step.disk_mb for step in plan.steps)
-    minutes = sum(step.minutes for step in plan.steps)
-    return f"{gigabytes(network)} to download, {gigabytes(disk)} of disk, about {duration(minutes)}"
-
-
-def gigabytes(megabytes: float) -> str:
-    """`850 MB`, `3.2 GB`."""
-    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
-
-
-def duration(minutes: float) -> str:
-    """`under a minute`, `5 minutes`, `3.2 hours`, `12 days`."""
-    if minutes < 1:
-        return "under a minute"
-    if minutes < 100:
-        return f"{minutes:.0f} minute{'s' if round(minutes) != 1 else ''}"
-    return f"{minutes / 60:.1f} hours" if minutes < 72 * 60 else f"{minutes / 1440:.0f} days"
-
-
-def count(number: float) -> str:
-    """`36.7 M`, `5.2 B`."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number:.0f}"
-
-
-def _size(network_mb: int, disk_mb: int, minutes: float) -> str:
-    parts = [f"{gigabytes(network_mb)} to download"] if network_mb else []
-    parts += [f"{gigabytes(disk_mb)} of disk"] if disk_mb else []
-    parts += [duration(minutes)] if minutes >= 1 else []
-    return f"  ({', '.join(parts)})" if parts else ""
-
-
-def _launch(launch: Launch) -> Iterator[str]:
-    base = launch.stages["base"]
-    devices = (
-        f"{launch.nproc_per_node} × {launch.device_type}"
-        if launch.nproc_per_node > 1
-        else launch.device_type
-    )
-    model = f"depth {launch.depth}, {count(launch.parameters)} parameters"
-    yield f"Training (profile {launch.profile}): {model}, on {devices}"
-    how = [launch.dtype, launch.backend, "compiled" if launch.compile else "eager"]
-    how += ["fp8"] if launch.fp8 else []
-    how += ["recompute"] if launch.recompute else []
-    yield f"  how:     {', '.join(how)}"
     yield (
-        f"  batch:   {base.device_batch_size} rows of {base.max_seq_len} tokens a device, "
-        f"{base.total_batch_size:,} tokens a step ({base.grad_accum_steps} passes)"
+        f"Build: for {', '.join(build.archs) or 'the CPU'}, {'with' if build.libuv else 'without'} libuv, "
+        f"{count(build.jobs, 'job')}, CUDA at {build.cuda_home or 'no place'}"
     )
-    data = f"{launch.shards} shards of {launch.data}" if launch.shards else launch.data
-    yield f"  length:  {launch.num_iterations:,} steps, {count(launch.tokens)} tokens, from {data}"
-    memory = f"{gigabytes(launch.peak_memory_mb * 1.048576)} a device"
-    if launch.device_memory_mb:
-        memory += f" of {gigabytes(launch.device_memory_mb * 1.048576)}"
-    yield f"  memory:  {memory}"
+    yield from (f"    {name}={value}" for name, value in build.env.items())
+
+
+# --- launch -----------------------------------------------------------------------------------
+
+
+def _launch(launch: Launch, paper: Paper, verbose: bool) -> Iterator[str]:
+    model = f"depth {launch.depth}, {short(launch.parameters)} parameters, on {_devices(launch)}"
+    yield from paper.fold(model, first=f"Training (profile {launch.profile}): ", rest="  ")
+    for name, text in _facts(launch, verbose):
+        yield from paper.fold(text, first=f"  {name + ':':8} ")
+    if verbose:
+        yield from (f"  env:     {name}={visible(value)}" for name, value in launch.env.items())
+        yield from (f"  source:  {visible(path)}" for path in launch.source_files)
+
+
+def _facts(launch: Launch, verbose: bool) -> Iterator[tuple[str, str]]:
+    """Settings as pairs of a name and a text."""
+    base = launch.stages["base"]
+    data = f"{count(launch.shards, 'shard')} of {launch.data}" if launch.shards else launch.data
+    if verbose:
+        yield "how", ", ".join(_how(launch))
+        passes = count(base.grad_accum_steps, "pass")
+        yield (
+            "batch",
+            f"{count(base.device_batch_size, 'row')} of {base.max_seq_len} tokens a device, "
+            f"{base.total_batch_size:,} tokens a step, in {passes}",
+        )
+    yield (
+        "length",
+        f"{launch.num_iterations:,} steps, {short(launch.tokens)} tokens, from {data}",
+    )
     if launch.hours is not None:
-        energy = f", {launch.energy_kwh:.1f} kWh" if launch.energy_kwh else ""
-        yield f"  time:    about {duration(launch.hours * 60)} for the base model{energy}"
-    ports = ", ".join(f"{name} {stage.port}" for name, stage in launch.stages.items())
-    yield f"  ports:   {ports} (the next free one is taken)"
-    for name, value in launch.env.items():
-        yield f"  env:     {name}={value}"
-    for path in launch.source_files:
-        yield f"  source:  {path}"
-    for warning in launch.warnings:
-        yield from _wrapped("  ! ", warning)
+        energy = f", {launch.energy_kwh:.1f} kWh" if round(launch.energy_kwh or 0, 1) else ""
+        yield "time", f"{about(launch.hours * 3600)} for the base model{energy}"
+    room = f" of {memory(launch.device_memory_mb)}" if launch.device_memory_mb else ""
+    where = "" if launch.device_type == "cpu" else " a device"
+    yield "memory", f"{memory(launch.peak_memory_mb)}{room}{where}"
+    if verbose:
+        ports = ", ".join(f"{name} {stage.port}" for name, stage in launch.stages.items())
+        yield "ports", f"{ports} (the next free one is taken)"
 
 
-def _next(plan: Plan, problems: bool) -> str:
-    if plan.route == "blocked" or problems:
-        return "A person must act first: see above."
-    return "Next: nanochat-doctor apply carries this out; nanochat-doctor speedrun goes on to a trained model."
+def _how(launch: Launch) -> list[str]:
+    how = [launch.dtype, launch.backend, "compiled" if launch.compile else "eager"]
+    return how + ["fp8"] * launch.fp8 + ["recompute"] * launch.recompute
 
 
-def _wrapped(head: str, text: str) -> list[str]:
-    indent = " " * min(len(head), 4) if not head.startswith("  ") else " " * 6
-    return textwrap.wrap(
-        head + text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+def _devices(launch: Launch) -> str:
+    number = launch.nproc_per_node
+    if launch.device_type not in DEVICES:
+        return "the CPU" if number == 1 else f"the CPU, in {count(number, 'process')}"
+    return count(number, *DEVICES[launch.device_type])
