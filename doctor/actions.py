@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,37 +15,67 @@ from doctor import __version__
 from doctor import speedrun as runner
 from doctor.decision import Decided, checkout, decide, own_python
 from doctor.errors import DoctorError, WrongUsage
+from doctor.paper import Paper
 from doctor.plan import Plan, Wishes
-from doctor.planner.page import cost, print_plan
+from doctor.planner.page import cost, problem_lines, remark_lines, route_lines
 from doctor.system import System
+
+if TYPE_CHECKING:
+    from doctor.console.events import Telling
+    from doctor.render import Written
+
+
+Confirm = Callable[[str], bool]
+
+
+def confirmation(yes: bool, *, as_json: bool) -> Confirm | None:
+    """What asks the user; None where he has said yes already. Asked for before anything is looked at or printed.
+
+    Raises:
+        WrongUsage: there is nobody to ask.
+    """
+    if yes:
+        return None
+    if as_json:
+        raise WrongUsage("--json asks no questions; say --yes beside it to go on without.")
+    if not sys.stdin.isatty():
+        raise WrongUsage("There is nobody to ask here (no terminal); say --yes to go on without.")
+    return lambda question: click.confirm(question, default=True)
 
 
 def decide_here(
-    system: System, wishes: Wishes, python: str | None, offline: bool, debug: bool
+    system: System, wishes: Wishes, python: str | None, offline: bool, debug: bool, telling: Telling
 ) -> Decided:
-    """The plan for this machine, printed.
+    """The plan for this machine; its route is printed, and what the user should know of it.
 
     Raises:
         DoctorError: nothing can be done here until a person acts.
     """
     decided = decide(system, wishes, python=python, offline=offline, debug=debug)
-    print_plan(decided.plan, sys.stdout)
-    if decided.plan.route == "blocked":
-        raise DoctorError(f"Nothing can be installed here yet: {decided.plan.reason}")
+    plan = decided.plan
+    telling.event("plan", plan=plan.to_json())
+    blocked = plan.route == "blocked"
+    if not telling.as_json:
+        paper = Paper.of(sys.stdout)
+        paper.lines([*(problem_lines(plan, paper) if blocked else route_lines(plan, paper))])
+        paper.lines([] if blocked else [*remark_lines(plan, paper)])
+    if blocked:
+        raise DoctorError(f"Nothing can be installed here yet: {plan.reason}")
     return decided
 
 
-def apply(plan: Plan, *, yes: bool) -> bool:
+def apply(plan: Plan, *, confirm: Confirm | None, telling: Telling) -> bool:
     """Carry out the steps of a plan; whether anything was changed."""
     from doctor.builder.apply import apply as carry_out
 
     for line in _proven_nightly(plan):
-        click.echo(line)
-    result = carry_out(plan, checkout=checkout(), confirm=_confirm(yes), say=click.echo)
-    for note in result.notes:
-        click.echo(f"note: {note}")
+        telling.say(line)
+    result = carry_out(plan, checkout=checkout(), confirm=confirm, say=telling.say)
     if result.declined:
         raise DoctorError("Nothing was changed, as you said no.")
+    for note in result.notes:
+        telling.say(f"note: {note}")
+    telling.event("applied", **asdict(result))
     return result.changed
 
 
@@ -67,21 +100,48 @@ def _remember(plan: Plan) -> None:
         remember_proven(target(plan.python, checkout()).state, [f"torch=={version}"])
 
 
-def undo(*, python: str | None, yes: bool) -> None:
+def undo(*, python: str | None, confirm: Confirm | None, telling: Telling) -> None:
     """Bring back what was installed before."""
     from doctor.builder.place import target
     from doctor.builder.undo import undo as bring_back
 
     place = target(python or own_python(), checkout())
-    bring_back(state=place.state, checkout=checkout(), confirm=_confirm(yes), say=click.echo)
+    result = bring_back(state=place.state, checkout=checkout(), confirm=confirm, say=telling.say)
+    telling.event("undone", **asdict(result))
 
 
-def _confirm(yes: bool) -> Callable[[str], bool] | None:
-    if yes:
-        return None
-    if not sys.stdin.isatty():
-        raise WrongUsage("There is nobody to ask here (no terminal); say --yes to go on without.")
-    return lambda question: click.confirm(question, default=True)
+@dataclass(frozen=True)
+class Scripts:
+    """What was written.
+
+    Attributes:
+        command: what starts it.
+        notes: of files that were edited.
+    """
+
+    folder: Path
+    command: str
+    files: tuple[Written, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What became of files that somebody has edited."""
+        return [written.note for written in self.files if written.note]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for a program."""
+        return {
+            "folder": str(self.folder),
+            "command": self.command,
+            "files": [
+                {
+                    "path": str(written.path),
+                    "action": written.action,
+                    "beside": str(written.beside) if written.beside else None,
+                }
+                for written in self.files
+            ],
+        }
 
 
 def write_scripts(
@@ -91,8 +151,8 @@ def write_scripts(
     target: str = "shell",
     stage: str | None = None,
     force: bool = False,
-) -> Path:
-    """Write the scripts of a plan; the folder that they are in.
+) -> Scripts:
+    """Write the scripts of a plan.
 
     Raises:
         WrongUsage: there is no such stage.
@@ -116,10 +176,9 @@ def write_scripts(
         if stage not in names:
             raise WrongUsage(f"There is no stage '{stage}'; choose one of {', '.join(names)}.")
         files = {n: text for n, text in files.items() if n in ("env.sh", "lib.sh", f"{stage}.sh")}
-    for written in write(files, folder, force=force):
-        if written.note:
-            click.echo(f"note: {written.note}")
-    return folder
+    written = tuple(write(files, folder, force=force))
+    command = shlex.join(["bash", str(folder / f"{stage or 'speedrun'}.sh")])
+    return Scripts(folder, command, written)
 
 
 def speedrun(
@@ -128,9 +187,10 @@ def speedrun(
     *,
     python: str | None,
     output: Path | None,
-    yes: bool,
+    confirm: Confirm | None,
     offline: bool,
     debug: bool,
+    telling: Telling,
 ) -> None:
     """Check, plan, apply, render, run.
 
@@ -142,22 +202,31 @@ def speedrun(
     """
     decided = decide(system, wishes, python=python, offline=offline, debug=debug)
     plan = decided.plan
+    telling.event("plan", plan=plan.to_json())
     if plan.launch is None:
-        print_plan(plan, sys.stdout)
+        if not telling.as_json:
+            paper = Paper.of(sys.stdout)
+            paper.lines([*problem_lines(plan, paper)])
         raise DoctorError(f"Nothing can be trained here yet: {plan.reason}")
-    click.echo(f"{plan.reason} Route: {plan.route}; {cost(plan)} at most.")
+    telling.say(f"{plan.reason} Route: {plan.route}; at most {cost(plan.steps)}.")
     for line in (*plan.notes, *plan.launch.warnings):
-        click.echo(f"note: {line}")
-    if apply(plan, yes=yes or python is None):
+        telling.say(f"note: {line}")
+    if apply(plan, confirm=confirm, telling=telling):
         # What is installed now is the plan's torch: the scripts are made for what is there.
         decided = decide(system, wishes, python=python, offline=True, debug=debug)
     launch = decided.plan.launch
     assert launch is not None
-    folder = write_scripts(decided, output)
-    click.echo(f"scripts in {folder}")
-    runner.run(folder, launch, sys.stdout)
+    scripts = write_scripts(decided, output)
+    for note in scripts.notes:
+        telling.say(f"note: {note}")
+    telling.say(f"scripts in {scripts.folder}")
+    telling.event("scripts", **scripts.to_json())
+    runner.run(scripts.folder, launch, telling.out)
     _remember(decided.plan)
-    said = runner.model_said(launch)
+    said, end = runner.model_said(launch), runner.sample(scripts.folder)
+    if telling.as_json:
+        telling.event("done", sample=said, text=end)
+        return
     if said:
         click.echo(f"\n{said}")
-    click.echo(f"\n{runner.sample(folder)}")
+    click.echo(f"\n{end}")

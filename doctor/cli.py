@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,17 @@ import click
 
 from doctor import __version__
 from doctor.builder.torch_source.command import build_torch
-from doctor.errors import DoctorError, Unknown, WrongUsage
+from doctor.console.completion import SHELLS, among, areas, files, stages, targets
+from doctor.console.errors import failure, wants_json
+from doctor.console.events import Telling
+from doctor.console.help import HELP_NAMES, DefaultsToCheck, option
+from doctor.errors import Unknown, WrongUsage
 from doctor.facts import AREAS, SCHEMA, Facts, to_json
 from doctor.survey import DEFAULT_AREAS, survey
 from doctor.system import System
 from doctor.tables import Tables
 from doctor.visible import Stream, json_text
-from doctor.wishes import FACTS, OFFLINE, gather, wishes_options
+from doctor.wishes import FACTS, OFFLINE, gather, machine, wishes_options, words
 
 NEEDED_AREAS = {
     "nvidia": ("host", "python"),
@@ -34,26 +38,8 @@ NEEDED_AREAS = {
 """What must be looked at, though not shown, for the findings of an area to be right."""
 
 
-class DefaultsToCheck(click.Group):
-    """The bare command, with options or without, is `check`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put `check` before the first word that is neither a command nor an option of the group."""
-        position = 0
-        takes_value = {o for p in self.params for o in p.opts if not getattr(p, "is_flag", False)}
-        own = {o for p in self.params for o in p.opts} | {"--help"}
-        while position < len(args) and args[position].partition("=")[0] in own:
-            position += 2 if args[position] in takes_value else 1
-        rest = args[position:]
-        if not rest and not {"--help", "--version"} & set(args):
-            args = [*args, "check"]
-        elif rest and rest[0].startswith("-") and rest[0] != "--":
-            args = [*args[:position], "check", *rest]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=DefaultsToCheck, context_settings={"help_option_names": ["--help"]})
-@click.option(
+@click.group(cls=DefaultsToCheck, context_settings={"help_option_names": HELP_NAMES})
+@option(
     "--root",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -64,7 +50,7 @@ class DefaultsToCheck(click.Group):
     is_flag=True,
     help="With --root: also run programs of that tree. It is that tree's code, with your rights.",
 )
-@click.option("--debug", is_flag=True, help="Show a traceback where something fails.")
+@option("--debug", is_flag=True, help="Show a traceback where something fails.")
 @click.version_option(__version__, prog_name="nanochat-doctor", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, root: Path | None, execute: bool, debug: bool) -> None:
@@ -93,29 +79,37 @@ def _python(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     return os.path.abspath(value) if value else None
 
 
-PYTHON = click.option("--python", metavar="PATH", callback=_python,
-                      help="Examine this interpreter and its packages.")  # fmt: skip
-NETWORK = click.option("--network", is_flag=True, help="Also ask indexes, hub and mirrors.")
+PYTHON = machine("--python", metavar="PATH", callback=_python, shell_complete=files,
+                 help="Examine this interpreter and its packages.")  # fmt: skip
+NETWORK = machine("--network", is_flag=True, help="Also ask indexes, hub and mirrors.")
+YES = option("--yes", is_flag=True, help="Do not ask.")
+VERBOSE = option("-v", "--verbose", is_flag=True, help="Show all of it.")
+EVENTS = option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 
 
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print facts and findings as JSON.")
-@click.option("--strict", is_flag=True, help="Warnings count as problems for the exit status.")
-@click.option(
+@cli.command(
+    short_help="What this machine is, what is wrong with it, what to do",
+    examples=("check", "check -v --only torch", "check --deep", "--root /mnt/image check --json"),
+)
+@option("--json", "as_json", is_flag=True, help="Print facts and findings as JSON.")
+@VERBOSE
+@option("--strict", is_flag=True, help="Warnings count as problems for the exit status.")
+@option(
     "--only",
     multiple=True,
     metavar="AREA",
     callback=_areas,
+    shell_complete=among(areas),
     help=f"Show only this area; repeatable. One of {', '.join(AREAS)}.",
 )
-@click.option(
+@machine(
     "--deep", is_flag=True, help="Import torch in a child, run kernels, a TCPStore and two ranks."
 )
 @NETWORK
 @PYTHON
 @click.pass_obj
-def check(obj: dict[str, Any], as_json: bool, strict: bool, only: tuple[str, ...], deep: bool,
-          network: bool, python: str | None) -> int:  # fmt: skip
+def check(obj: dict[str, Any], as_json: bool, verbose: bool, strict: bool, only: tuple[str, ...],
+          deep: bool, network: bool, python: str | None) -> int:  # fmt: skip
     """Say what this machine is, what is wrong with it, and what to do."""
     from doctor.findings import ERROR, WARNING, examine
     from doctor.report import area_of, print_report
@@ -138,12 +132,14 @@ def check(obj: dict[str, Any], as_json: bool, strict: bool, only: tuple[str, ...
             }
         )
     else:
-        print_report(facts, findings, shown, sys.stdout)
+        print_report(facts, findings, shown, sys.stdout, verbose)
     bad = {ERROR, WARNING} if strict else {ERROR}
     return int(any(finding.severity in bad for finding in findings))
 
 
-@cli.command()
+@cli.command(
+    short_help="The facts alone as JSON, to send or attach", examples=("facts > facts.json",)
+)
 @NETWORK
 @PYTHON
 @click.pass_obj
@@ -158,81 +154,99 @@ def facts(obj: dict[str, Any], network: bool, python: str | None) -> int:
     return 0
 
 
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@cli.command(
+    short_help="How this machine gets its PyTorch, and what that costs",
+    examples=("plan", "plan -v", "plan --route nightly-wheel", "plan --facts node7.json --json"),
+)
+@option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@VERBOSE
 @OFFLINE
 @wishes_options
 @FACTS
 @PYTHON
 @click.pass_obj
-def plan(obj: dict[str, Any], /, as_json: bool, offline: bool, facts_file: Path | None,
-         python: str | None, **options: Any) -> int:  # fmt: skip
+def plan(obj: dict[str, Any], /, as_json: bool, verbose: bool, offline: bool,
+         facts_file: Path | None, python: str | None, **options: Any) -> int:  # fmt: skip
     """Decide how this machine gets its PyTorch, what that costs, and how training starts."""
     from doctor.decision import decide
+    from doctor.findings.advice import apply_command
     from doctor.planner import open_errors
     from doctor.planner.page import print_plan
 
-    made = decide(
+    wishes = gather(options)
+    decided = decide(
         _system(obj),
-        gather(options),
+        wishes,
         python=python,
         facts_file=facts_file,
         offline=offline,
         debug=obj["debug"],
-    ).plan
+    )
+    made = decided.plan
     if as_json:
         _print_json(made.to_json())
     else:
-        print_plan(made, sys.stdout)
+        more = [*words(wishes), *(["--offline"] if offline else [])]
+        there = "" if obj["root"] is None and facts_file is None else ", on that machine"
+        following = f"Next{there}: {apply_command(decided.facts, *more)}"
+        print_plan(made, sys.stdout, following, verbose=verbose)
     return int(made.route == "blocked" or bool(open_errors(made)))
 
 
-YES = click.option("--yes", is_flag=True, help="Do not ask.")
-
-
-@cli.command()
+@cli.command(
+    short_help="Carry the plan out; --undo brings back what was there",
+    examples=("apply", "apply --yes", "apply --python ~/env/bin/python", "apply --undo"),
+)
 @YES
-@click.option("--undo", is_flag=True, help="Bring back what was installed before the last apply.")
+@option("--undo", is_flag=True, help="Bring back what was installed before the last apply.")
+@EVENTS
 @OFFLINE
 @wishes_options
 @PYTHON
 @click.pass_obj
-def apply(obj: dict[str, Any], /, yes: bool, undo: bool, offline: bool, python: str | None,
-          **options: Any) -> int:  # fmt: skip
+def apply(obj: dict[str, Any], /, yes: bool, undo: bool, as_json: bool, offline: bool,
+          python: str | None, **options: Any) -> int:  # fmt: skip
     """Carry the plan out: install what it says, step by step; run again and it goes on."""
     from doctor import actions
 
-    system = _live(obj, "apply")
+    system, telling = _live(obj, "apply"), Telling(as_json)
+    confirm = actions.confirmation(yes, as_json=as_json)
     if undo:
-        actions.undo(python=python, yes=yes)
+        actions.undo(python=python, confirm=confirm, telling=telling)
         return 0
-    decided = actions.decide_here(system, gather(options), python, offline, obj["debug"])
-    actions.apply(decided.plan, yes=yes)
+    decided = actions.decide_here(system, gather(options), python, offline, obj["debug"], telling)
+    actions.apply(decided.plan, confirm=confirm, telling=telling)
     return 0
 
 
-@cli.command(name="build-rustbpe")
-@click.option(
+@cli.command(
+    name="build-rustbpe",
+    short_help="Build and install the tokenizer crate",
+    examples=("build-rustbpe", "build-rustbpe --prebuilt"),
+)
+@option(
     "--prebuilt",
     is_flag=True,
     help="Take the package of the Python index, if it has all that is needed.",
 )
-@click.option(
+@option(
     "--install-toolchain",
     is_flag=True,
     help="Let rustup bring Rust where it is missing or too old.",
 )
-@click.option("--offline", is_flag=True, help="Ask no registry and no index.")
-@click.option("--force", is_flag=True, help="Build even where nothing has changed.")
+@option("--offline", is_flag=True, help="Ask no registry and no index.")
+@option("--force", is_flag=True, help="Build even where nothing has changed.")
+@EVENTS
 @PYTHON
 @click.pass_obj
 def build_rustbpe(obj: dict[str, Any], /, prebuilt: bool, install_toolchain: bool, offline: bool,
-                  force: bool, python: str | None) -> int:  # fmt: skip
+                  force: bool, as_json: bool, python: str | None) -> int:  # fmt: skip
     """Build the tokenizer crate and install it into the environment."""
     from doctor.builder.rustbpe import build
     from doctor.decision import checkout, own_python
 
-    build(
+    telling = Telling(as_json)
+    built = build(
         checkout=checkout(),
         python=python or own_python(),
         system=_live(obj, "build-rustbpe"),
@@ -241,22 +255,34 @@ def build_rustbpe(obj: dict[str, Any], /, prebuilt: bool, install_toolchain: boo
         install_toolchain=install_toolchain,
         offline=offline,
         force=force,
-        say=click.echo,
+        say=telling.say,
     )
+    telling.event("done", **{**asdict(built), "log": built.log and str(built.log)})
     return 0
 
 
-@cli.command()
-@click.option(
+@cli.command(
+    short_help="Write the launch scripts",
+    examples=("render", "render --profile speedrun -o runs/mine", "render --stage base --force"),
+)
+@option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Where the files go; default: runs/PROFILE in the checkout.",
 )
-@click.option("--target", default="shell", metavar="NAME", help="What starts the run: shell.")
-@click.option("--stage", metavar="NAME", help="Only this stage, and what it needs.")
-@click.option(
+@option(
+    "--target",
+    default="shell",
+    metavar="NAME",
+    shell_complete=among(targets),
+    help="What starts the run: shell.",
+)
+@option("--stage", metavar="NAME", shell_complete=among(stages),
+        help="Only this stage, and what it needs.")  # fmt: skip
+@option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+@option(
     "--force", is_flag=True, help="Replace files that were edited; the edited ones are kept beside."
 )
 @OFFLINE
@@ -265,7 +291,8 @@ def build_rustbpe(obj: dict[str, Any], /, prebuilt: bool, install_toolchain: boo
 @PYTHON
 @click.pass_obj
 def render(obj: dict[str, Any], /, output: Path | None, target: str, stage: str | None, force: bool,
-           offline: bool, facts_file: Path | None, python: str | None, **options: Any) -> int:  # fmt: skip
+           as_json: bool, offline: bool, facts_file: Path | None, python: str | None,
+           **options: Any) -> int:  # fmt: skip
     """Write launch scripts that a person can read, change and run."""
     from doctor import actions
     from doctor.decision import decide
@@ -278,25 +305,34 @@ def render(obj: dict[str, Any], /, output: Path | None, target: str, stage: str 
         offline=offline,
         debug=obj["debug"],
     )
-    folder = actions.write_scripts(decided, output, target=target, stage=stage, force=force)
-    click.echo(f"bash {folder / 'speedrun.sh'}" if stage is None else f"bash {folder / stage}.sh")
+    scripts = actions.write_scripts(decided, output, target=target, stage=stage, force=force)
+    if as_json:
+        _print_json({"schema": SCHEMA, **scripts.to_json()})
+        return 0
+    for note in scripts.notes:
+        click.echo(f"note: {note}")
+    click.echo(scripts.command)
     return 0
 
 
-@cli.command()
+@cli.command(
+    short_help="All of it: from this machine to a model that answers",
+    examples=("speedrun", "speedrun --profile smoke", "speedrun --depth 12"),
+)
 @YES
-@click.option(
+@option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Where the scripts go; default: runs/PROFILE in the checkout.",
 )
+@EVENTS
 @OFFLINE
 @wishes_options
 @PYTHON
 @click.pass_obj
-def speedrun(obj: dict[str, Any], /, yes: bool, output: Path | None, offline: bool,
+def speedrun(obj: dict[str, Any], /, yes: bool, output: Path | None, as_json: bool, offline: bool,
              python: str | None, **options: Any) -> int:  # fmt: skip
     """From this machine to a trained model that answers; run again and it goes on where it stopped."""
     from doctor import actions
@@ -306,20 +342,44 @@ def speedrun(obj: dict[str, Any], /, yes: bool, output: Path | None, offline: bo
         gather(options),
         python=python,
         output=output,
-        yes=yes,
+        confirm=actions.confirmation(yes or python is None, as_json=as_json),
         offline=offline,
         debug=obj["debug"],
+        telling=Telling(as_json),
     )
     return 0
 
 
-@cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@cli.command(
+    context_settings={"ignore_unknown_options": True},
+    short_help="Run the whole test suite of the checkout",
+    examples=("selftest", "selftest tests/doctor -x"),
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PYTEST ARGUMENTS]")
 def selftest(arguments: tuple[str, ...]) -> int:
     """Run the whole test suite of the checkout: linters, types, tests."""
     from doctor import selftest as runner
 
     return runner.run(arguments)
+
+
+@cli.command(
+    short_help="Make bash, zsh or fish complete commands and values",
+    examples=("completion bash",),
+)
+@click.argument("shell", metavar="SHELL", shell_complete=among(lambda: SHELLS))
+def completion(shell: str) -> int:
+    """Print what makes a shell (bash, zsh or fish) complete commands, options and their values.
+
+    For every new shell: put eval "$(nanochat-doctor completion bash)" into ~/.bashrc; the same with zsh into ~/.zshrc.
+    For fish: nanochat-doctor completion fish | source, in ~/.config/fish/config.fish.
+    """
+    from doctor.console.completion import script
+
+    if shell not in SHELLS:
+        raise WrongUsage(f"'{shell}' is no shell that is known; choose one of {', '.join(SHELLS)}.")
+    click.echo(script(cli, shell))
+    return 0
 
 
 cli.add_command(build_torch)
@@ -373,46 +433,24 @@ def _prepare_streams() -> None:
             setattr(sys, name, Stream(stream))
 
 
-def _complain(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        click.echo(text, err=True)
-
-
 def main() -> None:
     """Entry point: one sentence for what went wrong, a traceback only with --debug."""
-    debug = "--debug" in sys.argv
-    status = 1
+    words = sys.argv[1:]
     _prepare_streams()
     gc.disable()  # a short life makes no garbage worth a search: 5 ms of 160
     try:
         result = cli.main(prog_name="nanochat-doctor", standalone_mode=False)
         status = result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
     except click.exceptions.Exit as error:
-        status = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _complain("Interrupted.")
-        status = 130
-    except DoctorError as error:
-        if debug:
-            raise
-        _complain(f"nanochat-doctor: {error}")
         status = error.exit_code
     except BrokenPipeError:
         status = 1
-    except OSError as error:
-        if debug:
+    except (Exception, KeyboardInterrupt) as error:
+        failed = failure(error)
+        if "--debug" in words and failed.kind not in ("usage", "interrupted"):
             raise
-        _complain(f"nanochat-doctor could not go on: {error.strerror or error}.")
-    except Exception as error:
-        if debug:
-            raise
-        _complain(
-            f"nanochat-doctor failed unexpectedly ({type(error).__name__}: {error}); run it again "
-            "with --debug and report what it prints."
-        )
+        failed.tell(wants_json(words))
+        status = failed.status
     _leave(status)
 
 

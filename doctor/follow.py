@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from doctor.planner.page import duration
+from doctor.quantities import clock, estimate
 from doctor.visible import visible
 
 MARKS = {"start": "▶", "done": "✓", "failed": "✗", "skipped": "✓"}
@@ -90,7 +90,7 @@ class Training:
         parts = [f"step {self.step + 1:,} of {self.steps:,}", f"loss {self.loss:.3f}"]
         parts += [f"{self.rate:,.0f} tokens/s"] if self.rate else []
         parts += [f"{self.bpb:.4f} bits per byte"] if self.bpb is not None else []
-        parts += [f"{duration(self.left / 60)} left"] if self.left is not None else []
+        parts += [f"{estimate(self.left)} left"] if self.left is not None else []
         return ", ".join(parts)
 
 
@@ -159,15 +159,6 @@ class Run:
         if stage.state == "start" and stage.name == self.training:
             return f"{mark} {stage.name}: {self.progress}"
         return f"{mark} {stage.name}: {clock(took)}"
-
-
-def clock(seconds: float) -> str:
-    """`7 s`, `3:05`, `2:03:05`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def last_lines(path: Path, count: int = 8) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from doctor.errors import Unknown
 from doctor.index_cache import Answer
 from doctor.index_page import ACCEPT, read_page
+from doctor.quantities import memory
 
 if TYPE_CHECKING:
     import requests
@@ -58,7 +59,7 @@ def _body(response: requests.Response, end: float, limit: str) -> bytes:
     for piece in response.iter_content(CHUNK):
         body += piece
         if len(body) > LARGEST:
-            raise Unknown(f"the page is larger than {LARGEST >> 20} MB")
+            raise Unknown(f"the page is larger than {memory(LARGEST >> 20)}")
         if time.monotonic() > end:
             raise Unknown(f"no whole answer within {limit}")
     announced = response.headers.get("Content-Length", "")

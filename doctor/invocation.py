@@ -55,16 +55,17 @@ def _from_here(path: str) -> str:
     return min(relative, path, key=len)
 
 
-def apply_command(python: str | None, environment: str | None) -> str:
+def apply_command(python: str | None, environment: str | None, *words: str) -> str:
     """The command that carries the plan out in an environment; it names one that is not the tool's own.
 
     Args:
         python: path of the environment's interpreter; None is unknown.
         environment: its folder; None where it is no environment but a system's Python, beside which apply installs.
+        words: further options.
     """
     if python is None or environment is None or os.path.realpath(environment) == _own():
-        return command("apply")
-    return command("apply", "--python", python)
+        return command("apply", *words)
+    return command("apply", "--python", python, *words)
 
 
 def _own() -> str:

@@ -34,7 +34,9 @@ def lines(facts: Facts, findings: Sequence[Finding]) -> Iterator[tuple[str, str]
 
 def _by_apply(finding: Finding) -> bool:
     """Whether apply mends it: its rule says so."""
-    return any(command.startswith(invocation.command("apply")) for command in finding.remedy.commands)
+    return any(
+        command.startswith(invocation.command("apply")) for command in finding.remedy.commands
+    )
 
 
 def _by_tool(facts: Facts, findings: Sequence[Finding]) -> str:

@@ -21,6 +21,7 @@ from doctor.errors import DoctorError, WrongUsage
 from doctor.facts import Facts, Host
 from doctor.plan import Launch, Plan
 from doctor.planner.steps import SHARD_MB
+from doctor.quantities import count, memory
 from doctor.toml import tomllib
 from doctor.visible import visible
 
@@ -293,7 +294,7 @@ def _summary(plan: Plan, launch: Launch, facts: Facts) -> list[tuple[str, str]]:
         (
             "batch",
             f"{base.total_batch_size} tokens = {ranks} ranks x {base.device_batch_size} rows x {base.max_seq_len} "
-            f"tokens x {base.grad_accum_steps} passes; about {launch.peak_memory_mb} MB a rank",
+            f"tokens, {count(base.grad_accum_steps, 'pass')} a step; about {memory(launch.peak_memory_mb)} a rank",
         ),
         ("ports", ", ".join(f"{name} {stage.port}" for name, stage in launch.stages.items())),
     ]
@@ -317,10 +318,10 @@ def _machine(facts: Facts) -> list[str]:
 
 
 def _host(host: Host) -> str:
-    memory = f"{host.memory_total / 1024:.0f} GiB of memory" if host.memory_total else ""
+    room = f"{memory(host.memory_total)} of memory" if host.memory_total else ""
     system = " ".join(filter(None, (host.distro_name or host.os, host.distro_version, host.arch)))
-    cores = f"{host.cores} cores" if host.cores else ""
-    return ", ".join(filter(None, (system, host.cpu_model, cores, memory)))
+    cores = count(host.cores, "core") if host.cores else ""
+    return ", ".join(filter(None, (system, host.cpu_model, cores, room)))
 
 
 def _counted(names: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from doctor.background import Background
 from doctor.errors import Unknown, WrongUsage
+from doctor.quantities import memory
 from doctor.reader import FileReader
 
 PROGRAM_SECONDS = 5.0
@@ -402,7 +403,7 @@ def _collect(process: subprocess.Popen[bytes], name: str, seconds: float) -> Com
                 total += len(data)
             if total > OUTPUT_LIMIT:
                 _kill(process)
-                raise Unknown(f"{name} printed more than {OUTPUT_LIMIT >> 20} MiB")
+                raise Unknown(f"{name} printed more than {memory(OUTPUT_LIMIT >> 20)}")
             if process.poll() is not None and not selector.select(0):
                 break
         try:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from doctor.console.completion import among, profiles
+from doctor.console.help import option
 from doctor.plan import CHANNELS, ROUTES, Wishes
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -19,10 +22,15 @@ def _archs(_ctx: click.Context, _param: click.Parameter, value: Sequence[str]) -
     return tuple(dict.fromkeys(words))
 
 
+wish = partial(option, group="Wishes")
+machine = partial(option, group="Machine")
+
 OPTIONS = (
-    click.option("--route", metavar="NAME", help=f"Force a route: {', '.join(ROUTES[:-1])}."),
-    click.option("--channel", metavar="NAME", help=f"{' or '.join(CHANNELS)}."),
-    click.option(
+    wish("--route", metavar="NAME", shell_complete=among(lambda: ROUTES[:-1]),
+         help=f"Force a route: {', '.join(ROUTES[:-1])}."),
+    wish("--channel", metavar="NAME", shell_complete=among(lambda: CHANNELS),
+         help=f"{' or '.join(CHANNELS)}."),
+    wish(
         "--arch",
         "archs",
         multiple=True,
@@ -30,17 +38,20 @@ OPTIONS = (
         callback=_archs,
         help="Ask for code for this GPU architecture; repeatable, or a list.",
     ),
-    click.option(
+    wish(
         "--libuv/--no-libuv", default=None, help="Ask for a torch with libuv, or without."
     ),
-    click.option(
-        "--profile", metavar="NAME", help="Launch settings by name (build/profiles.toml)."
+    wish(
+        "--profile",
+        metavar="NAME",
+        shell_complete=among(profiles),
+        help="Launch settings by name (build/profiles.toml).",
     ),
-    click.option("--depth", type=int, metavar="N", help="Layers of the model."),
-    click.option("--nproc", type=int, metavar="N", help="Processes, one a device."),
-)
+    wish("--depth", type=int, metavar="N", help="Layers of the model."),
+    wish("--nproc", type=int, metavar="N", help="Processes, one a device."),
+)  # fmt: skip
 
-FACTS = click.option(
+FACTS = machine(
     "--facts",
     "facts_file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -49,13 +60,13 @@ FACTS = click.option(
 )
 
 
-OFFLINE = click.option("--offline", is_flag=True, help="Ask no index; decide from the tables.")
+OFFLINE = machine("--offline", is_flag=True, help="Ask no index; decide from the tables.")
 
 
 def wishes_options(command: Command) -> Command:
     """Add the options to a command; it is given them as keyword arguments, for `gather`."""
-    for option in reversed(OPTIONS):
-        command = option(command)
+    for decorate in reversed(OPTIONS):
+        command = decorate(command)
     return command
 
 
@@ -63,3 +74,15 @@ def gather(options: dict[str, Any]) -> Wishes:
     """The wishes out of a command's keyword arguments."""
     names = ("route", "channel", "archs", "libuv", "profile", "depth", "nproc")
     return Wishes(**{name: options[name] for name in names})
+
+
+def words(wishes: Wishes) -> list[str]:
+    """The wishes as a command line has them."""
+    said: list[str] = []
+    for name in ("route", "channel", "profile", "depth", "nproc"):
+        value = getattr(wishes, name)
+        said += [f"--{name}", str(value)] if value is not None else []
+    said += [word for arch in wishes.archs for word in ("--arch", arch)]
+    if wishes.libuv is not None:
+        said.append("--libuv" if wishes.libuv else "--no-libuv")
+    return said

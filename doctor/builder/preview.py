@@ -14,6 +14,8 @@ from doctor.builder.session import Session
 from doctor.errors import DoctorError, Unknown
 from doctor.look import without_credentials
 from doctor.plan import Step
+from doctor.planner.page import cost
+from doctor.quantities import disk
 from doctor.system import System
 
 REHEARSAL_SECONDS = 20.0
@@ -50,8 +52,7 @@ def announce(
             shown = [f"runs {without_credentials(line.text)}"]
             for text in shown if exact is None else changes.describe(exact):
                 say(f"    {text}")
-    network, disk = sum(s.network_mb for s in todo), sum(s.disk_mb for s in todo)
-    say(f"  In all {network / 1000:.1f} GB to download, {disk / 1000:.1f} GB of disk.")
+    say(f"  In all {cost(todo)}.")
 
 
 def _exact(
@@ -110,10 +111,6 @@ def require_room(place: Target, todo: Sequence[Step]) -> None:
             continue
         if megabytes > free:
             raise DoctorError(
-                f"The steps need about {_size(megabytes)} on the disk of {path}, which has {_size(free)} "
+                f"The steps need about {disk(megabytes)} on the disk of {path}, which has {disk(free)} "
                 "free; free some, or use another disk (--python for packages, NANOCHAT_BASE_DIR for data)."
             )
-
-
-def _size(megabytes: float) -> str:
-    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"

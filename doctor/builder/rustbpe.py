@@ -26,6 +26,7 @@ from doctor.errors import DoctorError, WrongUsage
 from doctor.facts import Facts
 from doctor.facts import Python as PythonFacts
 from doctor.findings.context import Context
+from doctor.quantities import disk
 from doctor.survey import survey
 from doctor.system import System
 from doctor.tables import Tables
@@ -173,7 +174,7 @@ def _require_room(system: System, crate: Crate) -> None:
     _, free = system.space(place)
     if free < NEEDED:
         raise DoctorError(
-            f"Building rustbpe takes up to {NEEDED >> 20} MiB, and {place} has {free >> 20} MiB free; free "
+            f"Building rustbpe takes up to {disk(NEEDED / 1e6)}, and {place} has {disk(free / 1e6)} free; free "
             "some, or name another disk with CARGO_TARGET_DIR."
         )
 

@@ -16,6 +16,7 @@ class Telling:
     """Where a command's words go; with `as_json` they are events on stdout, as those of build-torch."""
 
     def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
         self.reporter = Reporter(out=sys.stdout) if as_json else None
 
     @property
@@ -26,7 +27,8 @@ class Telling:
     @property
     def out(self) -> IO[str]:
         """A stream of lines."""
-        return _Lines(self._event) if self.reporter else sys.stdout
+        lines: Any = _Lines(self._event)
+        return lines if self.reporter else sys.stdout
 
     def event(self, name: str, **fields: Any) -> None:
         """What a program is told and a person sees otherwise."""

@@ -24,7 +24,9 @@ HELP_NAMES = ["-h", "--help"]
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-def option(*names: str, group: str = "Options", **settings: Any) -> Callable[[Decorated], Decorated]:
+def option(
+    *names: str, group: str = "Options", **settings: Any
+) -> Callable[[Decorated], Decorated]:
     """As `click.option`, in a group of the help page."""
     return click.option(*names, cls=Option, group=group, **settings)
 

@@ -19,13 +19,14 @@ def torch_commands(c: Context) -> list[str]:
     return [apply_command(c.facts)] if known else []
 
 
-def apply_command(facts: Facts) -> str:
+def apply_command(facts: Facts, *words: str) -> str:
     """The command that carries the plan out in the examined environment."""
     python = facts.python
     if python is None:
-        return invocation.apply_command(None, None)
+        return invocation.apply_command(None, None, *words)
     of_a_user = python.venv or python.conda
-    return invocation.apply_command(python.executable, python.prefix if of_a_user else None)
+    prefix = python.prefix if of_a_user else None
+    return invocation.apply_command(python.executable, prefix, *words)
 
 
 def unknown_card(c: Context) -> bool:

@@ -12,6 +12,7 @@ from doctor.findings.cards import KERNEL_LOG
 from doctor.findings.context import Context, joined
 from doctor.findings.cuda_silence import explained
 from doctor.findings.finding import ERROR, WARNING, Finding
+from doctor.quantities import memory
 from doctor.versions import at_least, older, parts
 
 SMI_ABSENT = "nvidia-smi is not installed"
@@ -275,13 +276,13 @@ def memory_held(c: Context) -> Iterator[Finding]:
         if held < gpu.memory_total * MEMORY_HELD:
             continue
         holders = [
-            f"PID {p.pid}" + (f" ({p.name}, {p.memory} MiB)" if p.memory else "")
+            f"PID {p.pid}" + (f" ({p.name}, {memory(p.memory)})" if p.memory else "")
             for p in gpu.processes
         ]
         yield c.finding(
             "cuda.oom",
             WARNING,
-            f"{held} of {gpu.memory_total} MiB on GPU {gpu.index} ({gpu.name}) are taken"
+            f"{memory(held)} of {memory(gpu.memory_total)} on GPU {gpu.index} ({gpu.name}) are taken"
             + (f" by {joined(holders[:3])}." if holders else " by processes not shown here."),
             [f"GPU {gpu.index}: {gpu.memory_free} MiB free of {gpu.memory_total}"],
             "End those processes if they are leftovers, or use another GPU.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from doctor import compat
+from doctor import compat, quantities
 from doctor.facts import AREAS, Host
 from doctor.findings.advice import active_cann
 from doctor.findings.context import Context, joined
@@ -277,8 +277,8 @@ def memory(c: Context) -> Iterator[Finding]:
         yield c.finding(
             "host.memory-low",
             WARNING,
-            f"{usable} MiB of memory ({source}); loading torch and tokenizing take about "
-            f"{MEMORY_LOW} MiB.",
+            f"{quantities.memory(usable)} of memory ({source}); loading torch and tokenizing take about "
+            f"{quantities.memory(MEMORY_LOW)}.",
             [f"/proc/meminfo: MemTotal {host.memory_total} MiB"]
             + ([f"cgroup: {limit} MiB"] if limit else []),
             "Close other programs, raise the container's limit, or add swap.",
@@ -300,7 +300,8 @@ def disk(c: Context) -> Iterator[Finding]:
             yield c.finding(
                 "host.disk-full",
                 ERROR if free < DISK_LOW else WARNING,
-                f"{free} MiB are free at {path}, and {purpose} take about {wanted} MiB.",
+                f"{quantities.disk_of_mib(free)} are free at {path}, and {purpose} take "
+                f"about {quantities.disk_of_mib(wanted)}.",
                 [f"free space at {path}: {free} MiB"],
                 "Free space there, or put the environment or NANOCHAT_BASE_DIR on a larger disk.",
             )
@@ -315,8 +316,8 @@ def shared_memory(c: Context) -> Iterator[Finding]:
     yield c.finding(
         "host.shm-too-small",
         WARNING,
-        f"/dev/shm{container} has {host.shm_total} MiB; data loader workers and NCCL die of a bus "
-        f"error below about {SHM_LOW} MiB.",
+        f"/dev/shm{container} has {quantities.memory(host.shm_total)}; data loader workers and NCCL die of a bus "
+        f"error below about {quantities.memory(SHM_LOW)}.",
         [f"/dev/shm: {host.shm_total} MiB"],
         "Start the container with --shm-size=16g or --ipc=host."
         if host.container

@@ -9,6 +9,7 @@ from doctor.facts import Ascend
 from doctor.findings.advice import apply_command, best_npu_pair, torch_commands
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
+from doctor.quantities import memory
 from doctor.versions import cann_key, release
 
 BAD_HEALTH = ("alarm", "critical", "offline", "fault")
@@ -217,11 +218,11 @@ def memory_held(c: Context) -> Iterator[Finding]:
             continue
         if npu.hbm_used < npu.hbm_total * MEMORY_HELD:
             continue
-        holders = [f"PID {p.pid} ({p.name}, {p.memory} MB)" for p in npu.processes]
+        holders = [f"PID {p.pid} ({p.name}, {memory(p.memory or 0)})" for p in npu.processes]
         yield c.finding(
             "npu.oom",
             WARNING,
-            f"{npu.hbm_used} of {npu.hbm_total} MB on NPU {npu.npu_id} are taken by "
+            f"{memory(npu.hbm_used)} of {memory(npu.hbm_total)} on NPU {npu.npu_id} are taken by "
             f"{joined(holders[:3]) or 'processes not shown here'}.",
             [f"npu-smi info: NPU {npu.npu_id}, {npu.hbm_used}/{npu.hbm_total} MB"],
             "End those processes if they are leftovers of a run.",

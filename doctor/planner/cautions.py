@@ -9,6 +9,7 @@ from doctor.findings.context import Context, joined
 from doctor.planner import arithmetic
 from doctor.planner.arithmetic import Machine
 from doctor.planner.devices import Accelerator, faulty, names
+from doctor.quantities import about, memory
 from doctor.tables import Row, Tables
 
 SMALL_MB = 8200
@@ -95,21 +96,21 @@ def _about_memory(tables: Tables, machine: Machine) -> Iterator[str]:
         if device.held_mb:
             by = joined(device.holders[:3]) or "processes that the driver does not name"
             yield (
-                f"{device.held_mb} of {device.memory_mb} MB on device {device.index} ({device.name}) are taken by "
-                f"{by}; end them if they are leftovers."
+                f"{memory(device.held_mb)} of {memory(device.memory_mb or 0)} on device {device.index} "
+                f"({device.name}) are taken by {by}; end them if they are leftovers."
             )
     least = min(machine.used, key=lambda device: device.total_mb or 0)
     if least.total_mb is None:
-        yield f"How much memory {least.name} has is not known; the model is small enough for 4 GB."
+        yield f"How much memory {least.name} has is not known; the model is small enough for 4 GiB."
     elif machine.kind == "cuda" and least.total_mb < SMALL_MB:
-        yield f"{least.name} has {least.total_mb} MB: model and batch are kept small for it."
+        yield f"{least.name} has {memory(least.total_mb)}: model and batch are kept small for it."
     screens = [
         (int(row["mb"]), least.name)
         for row in tables.rows("launch", "display")
         if machine.kind == "cuda" and re.search(row["pattern"], least.name)
     ]
     if screens:
-        yield f"{screens[0][1]} may also draw the screen: {screens[0][0]} MB of it are left to that."
+        yield f"{screens[0][1]} may also draw the screen: {memory(screens[0][0])} of it are left to that."
 
 
 def _about_numbers(machine: Machine, profile: Row) -> Iterator[str]:
@@ -138,7 +139,7 @@ def _about_time(
     if hours is None:
         yield f"How long it takes is not known: there is no rate for {names(machine.used)} in build/accelerators.toml."
     elif hours > float(tables.rows("launch", "auto")[0]["hours"]):
-        yield f"The base stage takes about {hours:,.0f} hours here; checkpoints let it be interrupted."
+        yield f"The base stage takes {about(hours * 3600)} here; checkpoints let it be interrupted."
     usual = int(profile.get("nproc", machine.ranks))
     if machine.ranks < usual:
         yield (

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from doctor.findings import ERROR, INFO, Finding
+from doctor.findings import ERROR, INFO
 from doctor.paper import Paper, columns, pad
 from doctor.plan import Launch, Plan, Step
 from doctor.planner import open_errors
@@ -23,20 +23,20 @@ NOTHING = "–"
 DEVICES = {"cuda": ("GPU", "GPUs"), "npu": ("NPU", "NPUs"), "mps": ("Apple GPU", "Apple GPUs")}
 
 
-def print_plan(plan: Plan, out: IO[str], next_command: str, *, verbose: bool = False) -> None:
+def print_plan(plan: Plan, out: IO[str], following: str, *, verbose: bool = False) -> None:
     """Print route, reason, steps and their cost, how training starts, and what a person must do first.
 
     Args:
-        next_command: what carries it out.
+        following: the line that says what carries it out.
         verbose: turned-down routes, commands, launch settings and environment, too, and all remarks.
     """
     paper = Paper.of(out)
-    paper.lines([*_page(plan, paper, next_command, verbose)])
+    paper.lines([*_page(plan, paper, following, verbose)])
 
 
 def page(plan: Plan, *, verbose: bool = True) -> list[str]:
     """The page as lines of a file."""
-    return [*_page(plan, Paper.of(io.StringIO()), "nanochat-doctor apply", verbose)]
+    return [*_page(plan, Paper.of(io.StringIO()), "Next: nanochat-doctor apply", verbose)]
 
 
 def route_lines(plan: Plan, paper: Paper) -> list[str]:
@@ -52,7 +52,7 @@ def remark_lines(plan: Plan, paper: Paper, room: int | None = None) -> Iterator[
     """
     remarks = [*plan.notes, *(plan.launch.warnings if plan.launch else ())]
     warned = dict.fromkeys(f.code for f in plan.findings if f.severity not in (ERROR, INFO))
-    remarks += [f"check warns: {', '.join(warned)}."] if warned else []
+    remarks += [f"check warns of {', '.join(warned)}."] if warned else []
     folded = [paper.fold(remark, first=f"{paper.yellow('!')} ") for remark in remarks]
     left = None if room is None else room - 1
     for number, lines in enumerate(folded):
@@ -60,11 +60,22 @@ def remark_lines(plan: Plan, paper: Paper, room: int | None = None) -> Iterator[
         # the last line of a page that is full says how much there is beyond it
         if left is not None and len(lines) + (more > 1) > left:
             yield from [""] if not number else []
-            yield f"{paper.yellow('!')} {count(more, 'more remark' if number else 'remark')}: -v shows {'it' if more == 1 else 'them'}"
+            what = count(more, "more remark" if number else "remark")
+            yield f"{paper.yellow('!')} {what}: -v shows {'it' if more == 1 else 'them'}"
             return
         yield from [""] if not number else []
         yield from lines
         left = left - len(lines) if left is not None else None
+
+
+def problem_lines(plan: Plan, paper: Paper) -> list[str]:
+    """What a person must put right before the plan can be carried out, a blank line before each."""
+    lines = []
+    problems = set(open_errors(plan))
+    for finding in plan.findings:
+        if finding.code in problems and finding.severity == ERROR:
+            lines += ["", *finding_lines(finding, paper)]
+    return lines
 
 
 def cost(steps: Sequence[Step]) -> str:
@@ -78,12 +89,11 @@ def cost(steps: Sequence[Step]) -> str:
 # --- the page ---------------------------------------------------------------------------------
 
 
-def _page(plan: Plan, paper: Paper, next_command: str, verbose: bool) -> Iterator[str]:
-    problems = set(open_errors(plan))
-    told = [f for f in plan.findings if f.code in problems and f.severity == ERROR]
-    stopped = plan.route == "blocked" or bool(told)
-    body = [*_body(plan, paper, verbose, stopped), *_problems(told, paper)]
-    ending = ["", *_ending(paper, next_command, verbose, stopped)]
+def _page(plan: Plan, paper: Paper, following: str, verbose: bool) -> Iterator[str]:
+    problems = problem_lines(plan, paper)
+    stopped = plan.route == "blocked" or bool(problems)
+    body = [*_body(plan, paper, verbose, stopped), *problems]
+    ending = ["", *_ending(paper, following, verbose, stopped)]
     yield from body
     room = None if verbose else SCREEN - len(body) - len(ending)
     yield from remark_lines(plan, paper, room)
@@ -106,17 +116,11 @@ def _body(plan: Plan, paper: Paper, verbose: bool, stopped: bool) -> Iterator[st
         yield from _launch(plan.launch, paper, verbose)
 
 
-def _problems(told: Sequence[Finding], paper: Paper) -> Iterator[str]:
-    for finding in told:
-        yield ""
-        yield from finding_lines(finding, paper)
-
-
-def _ending(paper: Paper, next_command: str, verbose: bool, stopped: bool) -> Iterator[str]:
+def _ending(paper: Paper, following: str, verbose: bool, stopped: bool) -> Iterator[str]:
     if stopped:
         yield from paper.fold("Do first what ✗ says; then make the plan again.", rest="  ")
         return
-    yield f"Next: {next_command}"
+    yield visible(following)
     all_of_it = "" if verbose else "; -v shows commands, turned-down routes, settings"
     yield from paper.fold(f"(speedrun goes on to a trained model{all_of_it})", first=" " * 6)
 

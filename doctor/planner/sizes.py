@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from doctor.errors import DoctorError
 from doctor.findings.context import joined
+from doctor.quantities import memory
 from doctor.tables import Row
 
 if TYPE_CHECKING:
     from nanochat.config import ModelConfig
     from nanochat.sizing import Setting
 
-GIB = 1 << 30
 MIB = 1 << 20
 
 REFERENCE_DEPTH = 12
@@ -179,7 +179,7 @@ def _does_not_fit(goal: Goal, place: Place, depth: int) -> str:
     from nanochat import sizing
 
     setting = list(_ways(goal, place, depth))[-1]
-    need = sizing.MARGIN * sizing.memory(setting).peak / GIB
+    need = sizing.MARGIN * sizing.memory(setting).peak / MIB
     most = sizing.fitting_depth(setting, place.memory)
     depths = [int(d) for d in place.auto["depths"]]
     advised = most if most > depths[-1] else max((d for d in depths if d <= most), default=None)
@@ -190,7 +190,7 @@ def _does_not_fit(goal: Goal, place: Place, depth: int) -> str:
     )
     return (
         f"A model of depth {depth} does not fit: one row of {setting.config.sequence_len} tokens needs about "
-        f"{need:.1f} GiB, even with activations worked out again, and {_room(place)}; {cure}."
+        f"{memory(need)}, even with activations worked out again, and {_room(place)}; {cure}."
     )
 
 
@@ -255,7 +255,7 @@ def _changes(goal: Goal, place: Place, size: Size) -> Iterator[str]:
 
 
 def _room(place: Place) -> str:
-    return f"{place.device} leaves {place.memory / GIB:.1f} GiB to a process of training"
+    return f"{place.device} leaves {memory(place.memory / MIB)} to a process of training"
 
 
 # --- other stages -----------------------------------------------------------------------------------

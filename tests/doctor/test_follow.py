@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from doctor.follow import Lines, Run, clock, last_lines
+from doctor.follow import Lines, Run, last_lines
 
 
 def add(path: Path, *records: object, end: str = "\n") -> None:
@@ -64,9 +64,8 @@ def test_progress_of_training(tmp_path: Path) -> None:
     assert run.progress.left == 120.0
 
 
-def test_times_and_tails(tmp_path: Path) -> None:
-    assert [clock(s) for s in (7.4, 185, 7385)] == ["7 s", "3:05", "2:03:05"]
+def test_tails(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"x" * 100_000 + b"\n\nbefore\n\xff last\n\n")
-    assert last_lines(log, 2) == ["before", "� last"]
+    assert last_lines(log, 2) == ["before", "\ufffd last"]
     assert last_lines(tmp_path / "absent") == []

@@ -316,7 +316,7 @@ def test_a_page_without_an_end(
     server.packed = True  # counted are the bytes that come out
     server.page("/whl/cu128/torch/", b" " * (3 << 20), "text/html")
     (reason,) = asker("cu128").unreachable.values()
-    assert reason == "the page is larger than 1 MB"
+    assert reason == "the page is larger than 1 MiB"
 
 
 def test_a_proxy_that_points_nowhere(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from doctor.console.help import Command
 from doctor.errors import DoctorError, WrongUsage
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
     from doctor.tables import Tables
 
 
-@click.command("build-torch")
+@click.command(
+    "build-torch",
+    cls=Command,
+    short_help="Build PyTorch from source, prove the wheel, keep it",
+    examples=("build-torch --arch 12.0 --libuv --dry-run", "build-torch --resume"),
+)
 @click.option("--arch", "archs", multiple=True, metavar="ARCH",
               help="Build for this GPU: 12.0, sm_120, blackwell, native; repeatable, or a list; +PTX "
                    "behind it for newer cards too. Default: the GPUs of this machine.")  # fmt: skip

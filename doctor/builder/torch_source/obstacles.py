@@ -12,6 +12,7 @@ from doctor.builder.torch_source.wish import base
 from doctor.facts import Facts
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
+from doctor.quantities import disk_of_mib, memory
 from doctor.tables import Tables
 from doctor.versions import older, parts
 
@@ -39,8 +40,8 @@ def obstacles(facts: Facts, tables: Tables, chosen: Draft) -> Iterator[Finding]:
         yield c.finding(
             "host.disk-full",
             ERROR,
-            f"{free / MIB_PER_GB:.0f} GB are free at {facts.storage and facts.storage.base_dir}, and "
-            f"source, objects and wheel take about {needed:.0f} GB.",
+            f"{disk_of_mib(free)} are free at {facts.storage and facts.storage.base_dir}, and "
+            f"source, objects and wheel take about {disk_of_mib(needed * MIB_PER_GB)}.",
             [f"free space: {free} MiB"],
             "Free space there, or put NANOCHAT_BASE_DIR on a larger disk.",
         )
@@ -143,8 +144,8 @@ def _memory(c: Context, chosen: Draft) -> Iterator[Finding]:
     yield c.finding(
         "host.memory-low",
         ERROR if usable < link / 2 else WARNING,
-        f"{usable:.1f} GB of memory can be used, and {what} takes about {needed:.0f} GB: the "
+        f"{memory(usable * 1024)} of memory can be used, and {what} takes about {memory(needed * 1024)}: the "
         "compiler may be killed however few jobs run.",
-        [f"free, less {HEADROOM_SHARE:.0%} for the rest of the machine: {usable:.1f} GB"],
+        [f"free, less {HEADROOM_SHARE:.0%} for the rest of the machine: {memory(usable * 1024)}"],
         "Close other programs, raise the container's limit, or add swap before the build.",
     )

@@ -6,11 +6,11 @@ import textwrap
 from collections.abc import Iterator
 from typing import IO, Any
 
-from doctor.builder.torch_source.events import clock
 from doctor.builder.torch_source.jobs import usable_gb
 from doctor.builder.torch_source.outlook import Outlook
 from doctor.builder.torch_source.preflight import stops
 from doctor.findings.finding import ERROR, Finding
+from doctor.quantities import about, count, memory
 
 WIDTH = 100
 
@@ -50,7 +50,7 @@ def _lines(outlook: Outlook) -> Iterator[str]:
         yield f"PyTorch {outlook.ref}, to be cloned to {outlook.folder}"
     else:
         commit = f"git {tree.commit[:7]}" if tree.commit else "no git tree"
-        dirty = f", {len(tree.changed)} files changed" if tree.changed else ""
+        dirty = f", {count(len(tree.changed), 'file')} changed" if tree.changed else ""
         yield f"PyTorch {tree.version} in {tree.path} ({commit}{dirty})"
     target = f"for {', '.join(chosen.archs)}" if chosen.archs else "for the CPU"
     parts = [target, "with libuv" if chosen.libuv else "without libuv"]
@@ -71,13 +71,13 @@ def _lines(outlook: Outlook) -> Iterator[str]:
     yield ""
     usable = usable_gb(outlook.facts.host)
     heavy = (
-        f", at most {jobs.heavy} of them on heavy objects (flash attention, {jobs.heavy_gb:.0f} GB each)"
+        f", at most {jobs.heavy} of them on heavy objects (flash attention, {memory(jobs.heavy_gb * 1024)} each)"
         if chosen.archs and jobs.heavy < jobs.wide
         else ""
     )
-    memory = f"; {usable:.0f} GB of memory can be used" if usable else ""
-    yield f"Jobs: {jobs.wide}{heavy}, one nvcc thread each{memory}"
-    yield f"Time: about {clock(outlook.hours * 3600)}, an estimate that what is built here corrects"
+    room = f"; {memory(usable * 1024)} of memory can be used" if usable else ""
+    yield f"Jobs: {jobs.wide}{heavy}, one nvcc thread each{room}"
+    yield f"Time: {about(outlook.hours * 3600)}, an estimate that what is built here corrects"
     for note in outlook.notes:
         yield from textwrap.wrap(f"Note: {note}", WIDTH, subsequent_indent="      ")
     yield ""

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from doctor.builder.torch_source import ninja
-from doctor.builder.torch_source.events import Reporter, clock
+from doctor.builder.torch_source.events import Reporter
 from doctor.builder.torch_source.jobs import Jobs
 from doctor.builder.torch_source.processes import Sample, Sampler
 from doctor.builder.torch_source.weights import Weights
+from doctor.quantities import clock, memory
 
-MB_PER_GB = 1024
 OTHER_SECONDS = 0.5
 """For what is no object: linking, generating, copying."""
 
@@ -90,10 +90,10 @@ class Meter:
         parts = [f"{self.done}/{self.all_objects} objects", f"{rate:.0f}/min"]
         if left is not None:
             parts.append(f"{clock(left)} left")
-        parts.append(f"{self.sample.total / MB_PER_GB:.1f} GB")
+        parts.append(memory(self.sample.total))
         if self.sample.heaviest:
-            name, memory = self.sample.heaviest
-            parts.append(f"{name.rsplit('/', 1)[-1]} {memory / MB_PER_GB:.1f} GB")
+            name, taken = self.sample.heaviest
+            parts.append(f"{name.rsplit('/', 1)[-1]} {memory(taken)}")
         return " · ".join(parts)
 
     def fields(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from doctor.builder.torch_source.tree import Tree
 from doctor.errors import Unknown
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
+from doctor.quantities import disk_of_mib
 from doctor.system import System
 from doctor.tables import Tables
 from doctor.versions import minor, older, parts
@@ -201,9 +202,9 @@ def _disk(c: Context, system: System, tree: Tree, tables: Tables) -> Iterator[Fi
         yield c.finding(
             "host.disk-full",
             WARNING,
-            f"{free:.1f} GB are free at {tree.path}; the objects and libraries of a whole PyTorch "
-            f"take about {needed:.0f} GB with its source.",
-            [f"free space at {tree.path}: {free:.1f} GB"],
+            f"{disk_of_mib(free * 1024)} are free at {tree.path}; the objects and libraries of a whole PyTorch "
+            f"take about {disk_of_mib(needed * 1024)} with its source.",
+            [f"free space at {tree.path}: {disk_of_mib(free * 1024)}"],
             "Free space there, or move the tree to a larger disk.",
         )
 

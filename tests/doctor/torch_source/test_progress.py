@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from doctor.builder.torch_source.events import Reporter, clock
+from doctor.builder.torch_source.events import Reporter
 from doctor.builder.torch_source.jobs import Jobs
 from doctor.builder.torch_source.processes import MARK, Sampler, end, marked
 from doctor.builder.torch_source.progress import Meter
@@ -48,11 +48,6 @@ def test_events_are_one_object_a_line() -> None:
     Reporter(out=out).event("check", "two\nlines", name="import", ok=True)
     event = json.loads(out.getvalue())
     assert event["event"] == "check" and event["name"] == "import" and event["text"] == "two\nlines"
-
-
-def test_durations() -> None:
-    assert [clock(s) for s in (4.4, 59, 61, 3599, 3600, 11100)] == [
-        "4 s", "59 s", "1 min", "1 h 00 min", "1 h 00 min", "3 h 05 min"]  # fmt: skip
 
 
 def test_the_table_counts_until_something_was_learned(tmp_path: Path) -> None:
