@@ -58,7 +58,13 @@ def active_cann(c: Context) -> str | None:
 def how_to_get_torch(c: Context) -> str:
     """The same in a sentence, or why the tables know none."""
     if c.has_npu:
-        return "Install the torch and torch_npu that go with this CANN."
+        pair = best_npu_pair(c)
+        if pair is None:
+            return "Install the torch and torch_npu that go with this CANN."
+        return (
+            f"Install torch {pair['torch']} and torch_npu {pair['torch_npu']}, which go with CANN "
+            f"{active_cann(c)}."
+        )
     if unknown_card(c):
         return "Which torch is right depends on the GPU: make it answer first, as the other findings say."
     if not c.wheels and not c.capabilities:
