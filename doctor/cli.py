@@ -16,7 +16,7 @@ import click
 
 from doctor import __version__
 from doctor.builder.torch_source.command import build_torch
-from doctor.console.completion import SHELLS, among, areas, files, stages, targets
+from doctor.console.completion import SHELLS, VARIABLE, among, areas, files, stages, targets
 from doctor.console.errors import failure, wants_json
 from doctor.console.events import Telling
 from doctor.console.help import HELP_NAMES, DefaultsToCheck, option
@@ -45,7 +45,7 @@ NEEDED_AREAS = {
     metavar="DIR",
     help="Examine the system below DIR (a container image, a mounted disk), not this one: its files are read.",
 )
-@click.option(
+@option(
     "--execute",
     is_flag=True,
     help="With --root: also run programs of that tree. It is that tree's code, with your rights.",
@@ -436,7 +436,8 @@ def _prepare_streams() -> None:
 def main() -> None:
     """Entry point: one sentence for what went wrong, a traceback only with --debug."""
     words = sys.argv[1:]
-    _prepare_streams()
+    if VARIABLE not in os.environ:  # what completes a word speaks to the shell, in bytes
+        _prepare_streams()
     gc.disable()  # a short life makes no garbage worth a search: 5 ms of 160
     try:
         result = cli.main(prog_name="nanochat-doctor", standalone_mode=False)

@@ -21,7 +21,7 @@ def lines(facts: Facts, findings: Sequence[Finding]) -> Iterator[tuple[str, str]
         known = ", as far as could be looked" if facts.unknown else ""
         yield f"Nothing found that stops training here{known}.", ""
     next_ = "Next, on that machine:" if facts.root else "Next:"
-    by_hand = next((finding.remedy for finding in errors if not _by_apply(finding)), None)
+    by_hand = next((finding.remedy for finding in errors if not is_mended_by_apply(finding)), None)
     if by_hand is None:
         yield next_, _by_tool(facts, findings)
     elif len(by_hand.commands) == 1:
@@ -32,7 +32,7 @@ def lines(facts: Facts, findings: Sequence[Finding]) -> Iterator[tuple[str, str]
         yield f"{next_} {by_hand.text}{many}", ""
 
 
-def _by_apply(finding: Finding) -> bool:
+def is_mended_by_apply(finding: Finding) -> bool:
     """Whether apply mends it: its rule says so."""
     return any(
         command.startswith(invocation.command("apply")) for command in finding.remedy.commands
@@ -43,7 +43,7 @@ def _by_tool(facts: Facts, findings: Sequence[Finding]) -> str:
     """Our own command: apply, until what it brings is there."""
     torch, rust = facts.torch, facts.rust
     ready = bool(torch and torch.installed and rust and rust.module_path)
-    to_apply = any(map(_by_apply, findings))
+    to_apply = any(map(is_mended_by_apply, findings))
     if ready and not to_apply and not facts.root:
         return invocation.command("speedrun")
     return apply_command(facts)

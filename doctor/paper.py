@@ -120,16 +120,20 @@ class Paper:
         rows = wrap(visible(text, lines=True), width or self.width, first=start, rest=after)
         heads, starts = [first] + [after] * len(rows), [start] + [after] * len(rows)
         bodies = [row[len(begin) :] for row, begin in zip(rows, starts, strict=False)]
-        styled = [click.style(body, **style) if style else body for body in bodies]
+        styled = [self.style(body, **style) if style else body for body in bodies]
         return [head + body for head, body in zip(heads, styled, strict=False)]
+
+    def style(self, text: str, **style: Any) -> str:
+        """A text in a style of `click.style`, where there are colours."""
+        return click.style(text, **style) if self.colour else text
 
     def bold(self, text: str) -> str:
         """A text that stands out."""
-        return click.style(text, bold=True)
+        return self.style(text, bold=True)
 
     def yellow(self, text: str) -> str:
         """A warning."""
-        return click.style(text, fg="yellow")
+        return self.style(text, fg="yellow")
 
 
 def _terminal_width(out: IO[str]) -> int:

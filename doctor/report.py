@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
-import click
-
 from doctor import next_step
 from doctor.facts import AREAS, Facts
 from doctor.findings import ERROR, INFO, WARNING, Finding
@@ -59,7 +57,7 @@ def print_report(
     paper = Paper.of(out)
     states = [_area(facts, findings, area) for area in areas]
     for area, (state, text) in zip(areas, states, strict=True):
-        paper.prose(text, first=f"{mark(state)} {click.style(f'{area:8}', bold=True)} ")
+        paper.prose(text, first=f"{mark(state, paper)} {paper.bold(f'{area:8}')} ")
         if verbose:
             for name, reason in unknowns(getattr(facts, area)):
                 paper.prose(f"{name}: {reason}", first=" " * 13, rest=" " * 15, dim=True)
@@ -71,7 +69,7 @@ def print_report(
     to_come = [finding.code for finding in findings if _is_to_come(finding)]
     if to_come:
         paper.line()
-        paper.prose(", ".join(to_come), first=f"{mark(INFO)} not there yet: ", rest="    ")
+        paper.prose(", ".join(to_come), first=f"{mark(INFO, paper)} not there yet: ", rest="    ")
     paper.line()
     unknown = sum(state == "unknown" for state, _ in states)
     paper.prose(_counted(findings, unknown, verbose), rest="  ")
@@ -85,13 +83,13 @@ def _print_deep(facts: Facts, paper: Paper) -> None:
         if "deep" in facts.unknown:
             paper.line()
             paper.prose(
-                facts.unknown["deep"], first=f"{mark('unknown')} experiments: ", rest="    "
+                facts.unknown["deep"], first=f"{mark('unknown', paper)} experiments: ", rest="    "
             )
         return
     paper.line()
     for check in facts.deep.checks:
         took = f" ({check.seconds:.1f} s)" if check.seconds is not None else ""
-        first = f"{mark(STATES[check.ok])} {check.name}: "
+        first = f"{mark(STATES[check.ok], paper)} {check.name}: "
         paper.prose(f"{check.detail}{took}", first=first, rest="    ")
 
 
@@ -112,9 +110,9 @@ def _counted(findings: Sequence[Finding], unknown: int, verbose: bool) -> str:
     return f"{text}."
 
 
-def mark(state: str) -> str:
+def mark(state: str, paper: Paper) -> str:
     """The sign of a severity or an area's state."""
-    return click.style(MARKS[state], fg=COLOURS.get(state), bold=state == ERROR)
+    return paper.style(MARKS[state], fg=COLOURS.get(state), bold=state == ERROR)
 
 
 def finding_lines(finding: Finding, paper: Paper, evidence: int | None = 0) -> list[str]:
@@ -123,7 +121,7 @@ def finding_lines(finding: Finding, paper: Paper, evidence: int | None = 0) -> l
     Args:
         evidence: pieces of it at the most; None is all.
     """
-    first = f"{mark(finding.severity)} "
+    first = f"{mark(finding.severity, paper)} "
     lines = paper.fold(f"{finding.title} [{finding.code}]", first=first, bold=True)
     lines += paper.fold(finding.cause, first="    ")
     for item in finding.evidence[:evidence]:

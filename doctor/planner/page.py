@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 from doctor.findings import ERROR, INFO
+from doctor.next_step import is_mended_by_apply
 from doctor.paper import Paper, columns, pad
 from doctor.plan import Launch, Plan, Step
 from doctor.planner import open_errors
@@ -70,12 +71,11 @@ def remark_lines(plan: Plan, paper: Paper, room: int | None = None) -> Iterator[
 
 def problem_lines(plan: Plan, paper: Paper) -> list[str]:
     """What a person must put right before the plan can be carried out, a blank line before each."""
-    lines = []
-    problems = set(open_errors(plan))
-    for finding in plan.findings:
-        if finding.code in problems and finding.severity == ERROR:
-            lines += ["", *finding_lines(finding, paper)]
-    return lines
+    codes = set(open_errors(plan))
+    problems = [f for f in plan.findings if f.code in codes and f.severity == ERROR]
+    # what apply would mend is not for a person to do
+    by_hand = [finding for finding in problems if not is_mended_by_apply(finding)] or problems
+    return [line for finding in by_hand for line in ("", *finding_lines(finding, paper))]
 
 
 def cost(steps: Sequence[Step]) -> str:

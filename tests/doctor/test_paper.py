@@ -78,9 +78,5 @@ def test_signs_that_an_encoding_lacks_are_replaced() -> None:
 def test_a_head_in_colour_takes_no_room() -> None:
     paper = Paper(io.StringIO(), 20, True, False)
     lines = paper.fold("one two three four five", first=f"{paper.bold('head')}: ", fg="red")
-    assert [columns(line) for line in wrap("one two three four five", 20, first="head: ")] == [
-        19,
-        15,
-    ]
     assert len(lines) == 2 and lines[0].startswith("\x1b[1mhead")
     assert lines[1].startswith("      \x1b[31m")
