@@ -15,6 +15,7 @@ from cases.describe import atlas, pc
 from machines import Machine
 from verdicts import look
 
+from doctor import invocation
 from doctor.facts import AREAS, Facts, from_json, to_json
 from doctor.findings import Finding
 from doctor.findings.finding import ERROR, INFO, WARNING, Remedy
@@ -133,7 +134,7 @@ def test_the_end_is_apply_where_apply_mends_it() -> None:
 
 
 def test_what_apply_cannot_mend_comes_first() -> None:
-    apply = finding("torch.missing", ERROR, "./nanochat-doctor apply")
+    apply = finding("torch.missing", ERROR, invocation.command("apply"))
     driver = finding("cuda.driver-missing", ERROR, "sudo apt-get install -y nvidia-driver")
     assert last(healthy(), apply, driver) == "Next: sudo apt-get install -y nvidia-driver"
     prose = finding("cuda.uvm", ERROR, text="Restart the container.")
