@@ -32,11 +32,14 @@ def lines(facts: Facts, findings: Sequence[Finding]) -> Iterator[tuple[str, str]
         yield f"{next_} {by_hand.text}{many}", ""
 
 
+A_STEP = frozenset({"torch.version-conflict"})
+"""Codes whose commands are those of a step of the plan, too."""
+
+
 def is_mended_by_apply(finding: Finding) -> bool:
-    """Whether apply mends it: its rule says so."""
-    return any(
-        command.startswith(invocation.command("apply")) for command in finding.remedy.commands
-    )
+    """Whether apply mends it: its rule says so, or its commands are what a step does."""
+    commands, apply = finding.remedy.commands, invocation.command("apply")
+    return any(c.startswith(apply) for c in commands) or (finding.code in A_STEP and bool(commands))
 
 
 def _by_tool(facts: Facts, findings: Sequence[Finding]) -> str:
