@@ -98,8 +98,9 @@ def build_runs(build: TorchBuild, device: str, tables: Tables) -> Runs | None:
 
 def driver_floor(cuda: str, devices: Sequence[str], tables: Tables) -> str | None:
     """Lowest driver that runs a CUDA version on some devices: of its major, and of each card."""
-    floors = [tables.major_floor(cuda)]
-    floors += [row.get("min_driver") for row in map(tables.arch, devices) if row]
+    rows = [row for row in map(tables.arch, devices) if row]
+    tegra = bool(rows) and all(row["tegra"] for row in rows)
+    floors = [tables.major_floor(cuda, tegra=tegra), *(row.get("min_driver") for row in rows)]
     known = [floor for floor in floors if floor]
     return max(known, key=parts, default=None)
 

@@ -30,6 +30,23 @@ class Tool(Fact):
 
 
 @fact
+class OtherAccelerator(Fact):
+    """A GPU or accelerator of a maker for which there is no family."""
+
+    address: str
+    vendor_id: str
+    device_id: str
+    vendor: str | None = None
+    name: str = ""
+    """As the tables call it, else its number."""
+    software: str | None = None
+    """What its maker's software is called: ROCm, XPU."""
+    integrated: bool = False
+    """Whether it is a part of the processor."""
+    driver: str | None = None
+
+
+@fact
 class Host(Fact):
     """The machine under everything: system, processor, memory, limits, build tools."""
 
@@ -69,6 +86,8 @@ class Host(Fact):
     user_is_root: bool | None = None
     usr_include: bool = False
     """Whether there is a /usr/include at all, so that a missing header means something."""
+    accelerators: tuple[OtherAccelerator, ...] = ()
+    """GPUs and accelerators on the bus that are neither NVIDIA's nor Huawei's."""
     tools: Mapping[str, Tool] = field(default_factory=dict)
     """gcc, g++, clang, ld, cmake, ninja, ccache, git, uv, … by name; only those found."""
     pip_index: str | None = None
@@ -193,6 +212,50 @@ class Library(Fact):
 
 
 @fact
+class KernelModule(Fact):
+    """NVIDIA's kernel module on disk; looked at where a card is there and no module is loaded."""
+
+    kernel: str | None = None
+    """Release of the running kernel."""
+    file: str | None = None
+    """The module that was built for the running kernel."""
+    other_kernels: tuple[str, ...] = ()
+    """Other kernels that have one."""
+    kernel_known: bool = False
+    """Whether the running kernel's folder of modules is there, so that a missing file means something."""
+    headers: bool = False
+    failed_build: str | None = None
+    """Driver version whose last build by DKMS for this kernel failed."""
+    build_error: str | None = None
+    """First error in the log of that build."""
+    secure_boot: bool | None = None
+    """Whether the firmware starts only what is signed; None where there is no EFI, or it cannot be read."""
+    key: str | None = None
+    """Public key of the tool that signs modules here."""
+    key_enrolled: bool | None = None
+    """Whether the firmware's list of the owner's keys holds it."""
+    blacklisted_by: str | None = None
+    """File of modprobe.d that keeps it from loading."""
+
+
+@fact
+class Jetson(Fact):
+    """A Tegra chip, whose GPU is on no PCI bus (before Thor)."""
+
+    model: str | None = None
+    """The board, as the device tree names it."""
+    chip: str | None = None
+    compute_capability: str | None = None
+    l4t: str | None = None
+    """Release of Linux for Tegra, `36.4.3`."""
+    jetpack: str | None = None
+    nodes: tuple[str, ...] = ()
+    """/dev/nvhost-*, /dev/nvgpu, /dev/nvmap."""
+    has_gpu_node: bool = False
+    """Whether one of the GPU itself is among them."""
+
+
+@fact
 class Nvidia(Fact):
     """All that concerns NVIDIA GPUs."""
 
@@ -204,6 +267,9 @@ class Nvidia(Fact):
     """Whether it is NVIDIA's open module, the only one that runs Blackwell."""
     conflicting_module: str | None = None
     """`nouveau` where it holds the card."""
+    module: KernelModule | None = None
+    """What lies on disk where no module is loaded."""
+    jetson: Jetson | None = None
     driver_version: str | None = None
     """Version of the user-space driver, as NVML or nvidia-smi says."""
     driver_cuda: str | None = None
@@ -224,7 +290,7 @@ class Nvidia(Fact):
     driver_capabilities: str | None = None
     """Value of NVIDIA_DRIVER_CAPABILITIES: what of the driver a container was given."""
     source: str | None = None
-    """`nvml` or `nvidia-smi`."""
+    """`nvml` or `nvidia-smi`; `L4T` where a Jetson has neither."""
     smi_error: str | None = None
     """What NVML or nvidia-smi said instead of an answer."""
     gpus: tuple[Gpu, ...] = ()

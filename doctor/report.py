@@ -9,6 +9,7 @@ from typing import IO, Any
 from doctor import next_step
 from doctor.facts import AREAS, Facts
 from doctor.findings import ERROR, INFO, WARNING, Finding
+from doctor.findings.others import names
 from doctor.paper import Paper
 from doctor.quantities import count, disk_of_mib, memory
 from doctor.visible import visible
@@ -188,6 +189,7 @@ def _host(facts: Facts) -> Iterator[str]:
     yield count(host.cores, "core") if host.cores else ""
     yield memory(host.memory_total) if host.memory_total else "memory unknown"
     yield f"{host.libc} {host.libc_version}" if host.libc_version else host.libc or ""
+    yield f"{names(host.accelerators)} (not used)" if host.accelerators else ""
     gcc = host.tools.get("gcc")
     yield f"gcc {gcc.version}" if gcc else ""
 

@@ -59,8 +59,23 @@ SHAPES: Mapping[str, Mapping[str, Shape]] = {
             **SOURCED,
         },
         "part": {"package": str, "extras": list, "pinned": list, **SOURCED},
-        "cuda_major": {"major": str, "min_driver": str, **SOURCED},
+        "cuda_major": {"major": str, "min_driver": str, "min_tegra_driver": str, **SOURCED},
         "arch": {"cc": str, "family": str, "min_cuda": str, "tegra": bool, **SOURCED},
+    },
+    "drivers": {
+        "install": {"id": list, "modules": list, "name": str, "commands": list, **SOURCED},
+        "key": {"path": str, "tool": str, **SOURCED},
+    },
+    "jetson": {
+        "chip": {
+            "name": str,
+            "compatible": str,
+            "soc_id": str,
+            "model": str,
+            "cc": str,
+            **SOURCED,
+        },
+        "l4t": {"release": str, "jetpack": str, "cuda": str, "driver": str, **SOURCED},
     },
     "torch": {
         "release": {"torch": str, "pythons": list, **SOURCED},
@@ -103,10 +118,11 @@ SHAPES: Mapping[str, Mapping[str, Shape]] = {
     "packages": {
         "manager": {"name": str, "id": list, "install": str, **SOURCED},
         "need": {"name": str, **SOURCED},
-        "driver": {"id": list, "commands": list, **SOURCED},
     },
     "pci": {
         "nvidia": {"first": str, "last": str, "chip": str, **SOURCED},
+        "vendor": {"id": str, "name": str, "software": str, "gpu": bool, **SOURCED},
+        "other": {"vendor": str, "first": str, "last": str, "name": str, **SOURCED},
     },
     "cards": {
         "fault": {"pattern": str, "stops": bool, "cure": str, **SOURCED},
@@ -207,6 +223,14 @@ SHAPES: Mapping[str, Mapping[str, Shape]] = {
 """File -> table -> fields that every row must have; a `pattern` must be a regular expression."""
 
 OPTIONAL: Mapping[str, Mapping[str, Shape]] = {
+    "drivers": {
+        "install": {"branch": str, "text": str, "picks": bool, **REMARKS},
+        "key": REMARKS,
+    },
+    "jetson": {
+        "chip": REMARKS,
+        "l4t": {"index": str, "torch": str, "python": str, "advice": str, **REMARKS},
+    },
     "ascend": {"driver": REMARKS, "driver_floor": REMARKS},
     "mirrors": {
         "endpoint": {

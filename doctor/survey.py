@@ -10,13 +10,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 from doctor import __version__
 from doctor.errors import DoctorError, Unknown
 from doctor.facts import AREAS, Facts
 from doctor.linker import Linker
-from doctor.probe import ascend, host, nvidia, python_env, rust, storage, torch_install
+from doctor.probe import ascend, host, nvidia, others, python_env, rust, storage, torch_install
 from doctor.pyenv import PythonEnvironment
 from doctor.system import System
 from doctor.tables import Tables
@@ -52,7 +53,9 @@ def survey(
     program = place.executable if place else None
     linker = Linker(system, program=program)
     probes: dict[str, Callable[[], Any]] = {
-        "host": lambda: host.probe(system, linker),
+        "host": lambda: replace(
+            host.probe(system, linker), accelerators=others.probe(system, tables)
+        ),
         "python": lambda: python_env.probe(system, _known(place, reason), _known(env, reason)),
         "nvidia": lambda: nvidia.probe(system, linker, tables, env),
         "ascend": lambda: ascend.probe(system, linker, tables, env),

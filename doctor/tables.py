@@ -97,11 +97,21 @@ class Tables:
         """The row of a compute capability."""
         return next((row for row in self.rows("cuda", "arch") if row["cc"] == cc), None)
 
-    def major_floor(self, cuda: str) -> str | None:
-        """Lowest driver that runs code of a CUDA version (minor-version compatibility)."""
+    def major_floor(self, cuda: str, *, tegra: bool = False) -> str | None:
+        """Lowest driver that runs code of a CUDA version (minor-version compatibility).
+
+        Args:
+            tegra: for a Jetson, whose drivers are numbered otherwise.
+        """
         major = cuda.partition(".")[0]
         rows = self.rows("cuda", "cuda_major")
-        return next((str(r["min_driver"]) for r in rows if r["major"] == major), None)
+        key = "min_tegra_driver" if tegra else "min_driver"
+        return next((str(r[key]) for r in rows if r["major"] == major), None)
+
+    def l4t(self, release: str) -> Row | None:
+        """The row of a release of Linux for Tegra, `36.4.3`."""
+        number = release.partition(".")[0]
+        return next((row for row in self.rows("jetson", "l4t") if row["release"] == number), None)
 
     def toolkit(self, version: str) -> Row | None:
         """The row of a toolkit."""
@@ -124,6 +134,25 @@ class Tables:
                 found = {"chip": str(row["chip"])}
                 return found | ({"compute_capability": str(row["cc"])} if row.get("cc") else {})
         return {}
+
+    # --- other makers ------------------------------------------------------------------
+
+    def vendor(self, vendor_id: str) -> Row | None:
+        """The row of another maker of accelerators."""
+        return next((row for row in self.rows("pci", "vendor") if row["id"] == vendor_id), None)
+
+    def other_accelerator(self, vendor_id: str, device_id: str) -> Row | None:
+        """The row of a device of another maker."""
+        try:
+            number = int(device_id, 16)
+        except ValueError:
+            return None
+        for row in self.rows("pci", "other"):
+            if row["vendor"] == vendor_id and int(row["first"], 16) <= number <= int(
+                row["last"], 16
+            ):
+                return row
+        return None
 
     # --- accelerators and runs ---------------------------------------------------------
 

@@ -13,6 +13,8 @@ def torch_commands(c: Context) -> list[str]:
     """The command that puts in the best torch for this machine, where the tables know one: apply, which pins it
     and knows the way back. Beside an NPU that is torch for the CPU, its torch_npu, and what that imports.
     """
+    if not c.has_npu and not c.wheels:
+        return _jetson_commands(c)
     if unknown_card(c):
         return []
     known = best_npu_pair(c) is not None if c.has_npu else bool(c.wheels)
@@ -32,6 +34,48 @@ def apply_command(facts: Facts, *words: str) -> str:
 def unknown_card(c: Context) -> bool:
     """Whether there is a GPU of which nothing is known: no wheel is right for it, and none for the CPU."""
     return c.has_nvidia and not c.has_npu and not c.capabilities
+
+
+def jetson_row(c: Context) -> Row | None:
+    """The row of this Jetson's L4T, where none of PyTorch's own wheels serves it."""
+    if c.jetson is None or c.wheels or not c.jetson.l4t:
+        return None
+    return c.tables.l4t(c.jetson.l4t)
+
+
+def jetson_wheel(c: Context) -> Row | None:
+    """The row of an index with wheels for this JetPack and this Python."""
+    row = jetson_row(c)
+    return row if row and "index" in row and c.python_minor in (None, row["python"]) else None
+
+
+def _jetson_commands(c: Context) -> list[str]:
+    row = jetson_wheel(c)
+    if row is None:
+        return []
+    again = ["--force-reinstall"] if c.torch is not None else []
+    return [c.pip_install(*again, f"torch=={row['torch']}", index=row["index"])]
+
+
+def jetson_advice(c: Context) -> str | None:
+    """Which PyTorch there is for this JetPack, in sentences; None on machines that PyTorch's own wheels serve."""
+    row = jetson_row(c)
+    if row is None:
+        if c.jetson is None or c.wheels:
+            return None
+        return "Wheels for a Jetson go by its JetPack, which could not be read (/etc/nv_tegra_release)."
+    text = (
+        f"PyTorch's own wheels have none for compute capability {joined(c.capabilities)} and the CUDA {row['cuda']} of "
+        f"JetPack {row['jetpack']} (L4T {c.jetson.l4t if c.jetson else '?'})."
+    )
+    if "index" in row:
+        text += f" {row['index']} has torch {row['torch']} for it, for Python {row['python']}"
+        text += (
+            "."
+            if jetson_wheel(c)
+            else f": make an environment with that Python (this is {c.python_minor})."
+        )
+    return f"{text} {row['advice']}" if "advice" in row else text
 
 
 def best_npu_pair(c: Context) -> Row | None:
@@ -65,6 +109,8 @@ def how_to_get_torch(c: Context) -> str:
             f"Install torch {pair['torch']} and torch_npu {pair['torch_npu']}, which go with CANN "
             f"{active_cann(c)}."
         )
+    if about_jetson := jetson_advice(c):
+        return about_jetson
     if unknown_card(c):
         return "Which torch is right depends on the GPU: make it answer first, as the other findings say."
     if not c.wheels and not c.capabilities:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from doctor.card_state import container_cure, fault_row, refuses
 from doctor.facts import Gpu, PciDevice
 from doctor.findings.context import Context, joined
+from doctor.findings.driver import unserved
 from doctor.findings.finding import ERROR, INFO, WARNING, Finding
 from doctor.versions import older, parts
 
@@ -144,7 +145,8 @@ def unlisted(c: Context) -> Iterator[Finding]:
     nvidia = c.facts.nvidia
     if nvidia is None or not nvidia.source or not nvidia.gpus or c.hidden_on_purpose:
         return
-    left = [d for d in c.unlisted_devices if d.driver != "vfio-pci"]
+    explained = {device.address for device, _ in unserved(c, nvidia)}
+    left = [d for d in c.unlisted_devices if d.driver != "vfio-pci" and d.address not in explained]
     if not left:
         return
     listed = len(nvidia.gpus)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 
 from doctor import compat
 from doctor.bus import bus_key
 from doctor.card_state import forward_compatible, stopped
-from doctor.facts import Facts, Gpu, PciDevice, TorchBuild
+from doctor.facts import Facts, Gpu, Jetson, PciDevice, TorchBuild
 from doctor.findings.finding import Finding, Remedy
 from doctor.tables import Row, Tables
 from doctor.versions import minor, older
@@ -45,7 +46,18 @@ class Context:
     def has_nvidia(self) -> bool:
         """Whether there is any NVIDIA GPU, visible or not."""
         nvidia = self.facts.nvidia
-        return bool(nvidia and (nvidia.pci_devices or nvidia.gpus or nvidia.device_nodes))
+        return bool(
+            nvidia and (nvidia.pci_devices or nvidia.gpus or nvidia.device_nodes or nvidia.jetson)
+        )
+
+    @property
+    def jetson(self) -> Jetson | None:
+        """The Tegra chip, where its own GPU is the one to use: a card on the bus comes before it."""
+        nvidia = self.facts.nvidia
+        if nvidia is None or nvidia.jetson is None:
+            return None
+        row = self.tables.arch(self.capabilities[0]) if self.capabilities else None
+        return nvidia.jetson if row is None or row["tegra"] else None
 
     @functools.cached_property
     def has_npu(self) -> bool:
@@ -67,6 +79,8 @@ class Context:
         known = [gpu.compute_capability for gpu in self.gpus]
         if nvidia and not nvidia.gpus:
             known = [device.compute_capability for device in nvidia.pci_devices]
+            if nvidia.jetson and not nvidia.pci_devices:
+                known = [nvidia.jetson.compute_capability]
         return list(dict.fromkeys(cc for cc in known if cc))
 
     @functools.cached_property
@@ -116,8 +130,8 @@ class Context:
         names = [gpu.name for gpu in nvidia.gpus if gpu.name] if nvidia else []
         if nvidia and not names:
             names = [f"an NVIDIA GPU ({d.chip or d.device_id})" for d in nvidia.pci_devices]
-        first = names[0] if names else "an NVIDIA GPU"
-        return first if len(names) < 2 else f"{len(names)} × {first.removeprefix('an ')}"
+        kinds = Counter(names or ["an NVIDIA GPU"])
+        return joined([k if n == 1 else f"{n} × {k.removeprefix('an ')}" for k, n in kinds.items()])
 
     # --- who gives devices -----------------------------------------------------------------
 
@@ -269,15 +283,6 @@ class Context:
         for placeholder, value in placeholders.items():
             text = text.replace(placeholder, value)
         return [str(manager["install"]).replace("{packages}", text)]
-
-    def driver_install(self) -> list[str]:
-        """Commands that install the NVIDIA driver on this distribution."""
-        host = self.facts.host
-        row = self._row("driver")
-        if row is None or (host and host.wsl):
-            return []
-        left_to_prose = ("#", "sudo reboot")
-        return [str(c) for c in row["commands"] if not str(c).startswith(left_to_prose)]
 
 
 def joined(words: Sequence[str], last: str = "and") -> str:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from doctor import compat
 from doctor.card_state import container_cure
+from doctor.drivers import branch_of, serving
 from doctor.facts import Gpu, Nvidia
-from doctor.findings.advice import torch_commands
+from doctor.findings.advice import how_to_get_torch, torch_commands
 from doctor.findings.cards import KERNEL_LOG
 from doctor.findings.context import Context, joined
 from doctor.findings.cuda_silence import explained
+from doctor.findings.driver import missing as driver_missing
+from doctor.findings.driver import nothing_listed
+from doctor.findings.driver_install import advice
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.quantities import memory
-from doctor.versions import at_least, older, parts
+from doctor.versions import older, parts
 
 SMI_ABSENT = "nvidia-smi is not installed"
 SMI_NO_NVML = "failed to initialize nvml"
 SMI_MISMATCH = "version mismatch"
 SMI_LOST = ("lost", "fallen off the bus", "unable to determine the device handle")
-SMI_NO_DEVICES = ("no devices were found",)
+SMI_NO_DEVICES = ("no devices were found", "no devices found")
 SMI_NO_DRIVER = ("couldn't communicate with the nvidia driver", "driver not loaded", "not loaded")
-
-BLACKWELL = "10.0"
-"""Lowest compute capability that only the open kernel module runs (driver installation guide)."""
 
 MEMORY_HELD = 0.5
 """Share of a GPU's memory, held by others, from which on a run is endangered."""
@@ -32,7 +33,12 @@ MEMORY_HELD = 0.5
 def driver(c: Context) -> Iterator[Finding]:
     """No driver, half a driver, two drivers, or a driver that does not answer."""
     nvidia, host = c.facts.nvidia, c.facts.host
-    if nvidia is None or not c.has_nvidia or (nvidia.gpus and nvidia.source):
+    if (
+        nvidia is None
+        or not c.has_nvidia
+        or _is_jetson(c, nvidia)
+        or (nvidia.gpus and nvidia.source)
+    ):
         yield from _lost_gpus(c)
         return
     container = host.container if host else None
@@ -55,7 +61,7 @@ def driver(c: Context) -> Iterator[Finding]:
         yield c.finding(
             "cuda.no-devices-visible",
             ERROR,
-            f"The machine has {_names(c)} and its kernel runs driver {nvidia.kernel_driver}, but "
+            f"The machine has {c.gpu_names} and its kernel runs driver {nvidia.kernel_driver}, but "
             f"this container ({container or 'no device nodes'}) was given no GPU.",
             [*evidence, "no /dev/nvidia0"],
             container_cure(container, "give", c.tables),
@@ -64,16 +70,16 @@ def driver(c: Context) -> Iterator[Finding]:
         yield c.finding(
             "cuda.no-devices-visible",
             ERROR,
-            f"{_names(c)} is bound to vfio-pci, that is, reserved for a virtual machine.",
+            f"{c.gpu_names} is bound to vfio-pci, that is, reserved for a virtual machine.",
             [f"{d.address}: driver {d.driver}" for d in nvidia.pci_devices],
             "Use the GPU inside that machine, or give it back to the nvidia driver.",
         )
     elif (refusal := explained(c, nvidia, evidence)) is not None:
         yield refusal
     elif not wsl and _driver_is_missing(nvidia, container):
-        yield _driver_missing(c, nvidia, evidence)
+        yield driver_missing(c, nvidia, c.gpu_names, evidence)
     elif any(mark in said for mark in SMI_NO_DEVICES) or nvidia.source:
-        yield from _nothing_listed(c, nvidia, evidence)
+        yield from nothing_listed(c, nvidia, c.gpu_names, evidence)
     elif nvidia.smi_error and nvidia.smi_error != SMI_ABSENT:
         yield c.finding(
             "cuda.init-failed",
@@ -85,60 +91,9 @@ def driver(c: Context) -> Iterator[Finding]:
         )
 
 
-def _nothing_listed(c: Context, nvidia: Nvidia, evidence: list[str]) -> Iterator[Finding]:
-    """A driver that runs and does not know the card that is there."""
-    floors = [str(row["min_driver"]) for cc in c.capabilities if (row := c.tables.arch(cc))]
-    if any(not at_least(c.driver or "", floor) for floor in floors):
-        return  # `driver_age` says so
-    closed = nvidia.kernel_open is False and any(not older(cc, BLACKWELL) for cc in c.capabilities)
-    yield c.finding(
-        "cuda.no-devices-visible",
-        ERROR,
-        f"Driver {c.driver} is loaded and lists no device, though {_names(c)} is there"
-        + (": its proprietary kernel module does not run Blackwell." if closed else "."),
-        evidence,
-        "Install the open kernel module of the same driver (nvidia-open)."
-        if closed
-        else "Look for the reason in the kernel's log; the card may lack power or be reserved.",
-        ["sudo dmesg | grep -iE 'nvrm|xid' | tail -n 20"],
-    )
-
-
-def _driver_missing(c: Context, nvidia: Nvidia, evidence: list[str]) -> Finding:
-    if nvidia.kernel_driver is None and nvidia.driver_library is not None:
-        state = (
-            f"the libraries of driver {nvidia.driver_version or '?'} are installed, but its kernel "
-            "module is not loaded (after a kernel update, or refused by Secure Boot)"
-        )
-    elif nvidia.kernel_driver is not None:
-        state = f"kernel module {nvidia.kernel_driver} is loaded, but libcuda.so.1 is not installed"
-    elif nvidia.conflicting_module:
-        state = f"the {nvidia.conflicting_module} module holds it, which has no CUDA"
-    else:
-        state = "no NVIDIA driver is installed"
-    unloaded = nvidia.kernel_driver is None and nvidia.driver_library is not None
-    return c.finding(
-        "cuda.driver-missing",
-        ERROR,
-        f"{_names(c)} is on the PCI bus, and {state}.",
-        evidence,
-        "Load the module; if it does not load, build it for this kernel (dkms autoinstall, with the "
-        "kernel's headers) or sign it for Secure Boot."
-        if unloaded
-        else f"Install an NVIDIA driver{_wanted_branch(c)} and restart.",
-        ["sudo modprobe nvidia"] if unloaded else c.driver_install(),
-    )
-
-
-def _wanted_branch(c: Context) -> str:
-    """The driver branch that the newest CUDA needs on these cards, or the last that serves them."""
-    last = [row.get("last_driver") for cc in c.capabilities if (row := c.tables.arch(cc))]
-    bound = min((str(branch) for branch in last if branch), key=parts, default=None)
-    if bound:
-        return f" of branch {bound} (the last for this card)"
-    newest = max((r["major"] for r in c.tables.rows("cuda", "cuda_major")), key=parts, default=None)
-    floor = compat.driver_floor(f"{newest}.0", c.capabilities, c.tables) if newest else None
-    return f", {floor} or newer," if floor else ""
+def _is_jetson(c: Context, nvidia: Nvidia) -> bool:
+    """Whether the GPU is a Tegra chip's own and on no bus: `jetson.tegra_gpu` looks at it."""
+    return c.jetson is not None and not nvidia.pci_devices
 
 
 def _driver_evidence(nvidia: Nvidia) -> list[str]:
@@ -179,11 +134,6 @@ def _hidden_by_container(nvidia: Nvidia, container: str | None) -> bool:
     return hidden and (container is not None or nvidia.driver_library is None)
 
 
-def _names(c: Context) -> str:
-    """What the machine has, in words."""
-    return c.gpu_names
-
-
 def _lost_gpus(c: Context) -> Iterator[Finding]:
     """A machine that answers for most of its GPUs and has lost one."""
     nvidia = c.facts.nvidia
@@ -214,21 +164,36 @@ def driver_age(c: Context) -> Iterator[Finding]:
         if compat.driver_runs(driver_version, torch.cuda, c.capabilities, c.tables):
             return
         floor = compat.driver_floor(torch.cuda, c.capabilities, c.tables)
-        wheel = next(iter(c.wheels), None)
-        instead = (
-            f" or install torch {wheel.version} ({wheel.variant}), which it runs" if wheel else ""
-        )
+        text, commands = _newer_driver(c, floor)
         yield c.finding(
             "cuda.driver-too-old",
             ERROR,
             f"The installed torch {torch.version} is a CUDA {torch.cuda} build and needs driver "
             f"{floor} or newer on {_cards(c.gpus)}; this machine has {driver_version}.",
             [*evidence, f"{torch.path}/version.py: cuda {torch.cuda}", "build/cuda.toml"],
-            f"Update the driver to {floor} or newer{instead}.",
-            torch_commands(c) or c.driver_install(),
+            text,
+            commands,
         )
+    elif c.jetson:
+        return  # what there is for its JetPack is said where torch is missing or of the wrong kind
     elif (torch is None or torch.flavour != "cuda") and c.capabilities and not c.wheels:
         yield from _no_wheel_for_driver(c, driver_version, evidence)
+
+
+def _newer_driver(c: Context, floor: str | None) -> tuple[str, Sequence[str]]:
+    """What to do where the driver is older than torch's CUDA: a torch that it runs comes before a new driver."""
+    wheel = next(iter(c.wheels), None)
+    last = serving(c.capabilities, c.tables).last
+    reachable = floor is not None and not (last and older(last, branch_of(floor)))
+    if c.jetson or (not reachable and not wheel):
+        return how_to_get_torch(c), torch_commands(c)
+    if wheel is None:
+        return f"{floor} or newer is needed. {advice(c).text}", advice(c).commands
+    runs = f"install torch {wheel.version} ({wheel.variant}), which it runs"
+    again = torch_commands(c)
+    if not reachable:
+        return f"No driver of branch {floor} or newer serves these cards: {runs}.", again
+    return f"Update the driver to {floor} or newer or {runs}.", again
 
 
 def _no_wheel_for_driver(c: Context, driver_version: str, evidence: list[str]) -> Iterator[Finding]:
@@ -256,8 +221,8 @@ def _no_wheel_for_driver(c: Context, driver_version: str, evidence: list[str]) -
         f"Driver {driver_version} runs none of the torch wheels that have code for "
         f"{_cards(c.gpus)}; the least that any of them needs is {min(floors, key=parts)}.",
         [*evidence, "build/torch.toml", "build/cuda.toml"],
-        f"Update the driver{_wanted_branch(c)} and restart.",
-        c.driver_install(),
+        advice(c).text,
+        advice(c).commands,
     )
 
 

@@ -9,7 +9,9 @@ from doctor.compat import Runs
 from doctor.facts import TorchBuild
 from doctor.findings.advice import how_to_get_torch, torch_commands
 from doctor.findings.context import Context, joined
+from doctor.findings.driver import served_by_some_wheel
 from doctor.findings.finding import ERROR, WARNING, Finding
+from doctor.findings.jetson import board
 from doctor.findings.torch_pins import requirement
 from doctor.versions import minor, older
 
@@ -33,6 +35,8 @@ def flavour(c: Context) -> Iterator[Finding]:
     )
     nvidia = c.facts.nvidia
     names = [g.name for g in nvidia.gpus if g.name] if nvidia else []
+    if c.jetson:
+        names = [f"the GPU of {board(c.jetson)}"]
     yield c.finding(
         "torch.cpu-only-build",
         ERROR,
@@ -46,17 +50,9 @@ def flavour(c: Context) -> Iterator[Finding]:
 
 def _some_build_serves(c: Context) -> bool:
     """Whether there is a CUDA build for any of the cards: an old display card has none."""
-    host = c.facts.host
-    arch_name = host.arch if host else None
-    every = compat.wheels(c.tables, python=None, cpu_arch=arch_name, glibc=None)
-    found = [wheel for wheel in every if wheel.cuda]
     if any(row["tegra"] for cc in c.capabilities if (row := c.tables.arch(cc))):
         return True  # builds for Jetsons lie on indexes of their own
-    return not c.capabilities or any(
-        compat.code_runs(cc, w.cuda, w.row["sass"], w.row["ptx"], (), c.tables) is not Runs.NO
-        for cc in c.capabilities
-        for w in found
-    )
+    return served_by_some_wheel(c, c.capabilities)
 
 
 def arch(c: Context) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from doctor.findings import ERROR
+from doctor.findings.advice import jetson_wheel
 from doctor.findings.context import joined
 from doctor.plan import TorchChoice
 from doctor.planner.question import Decision, Question
@@ -14,6 +15,8 @@ def source_build(q: Question, kind: str) -> Decision | str:
 
     build, findings, hours, disk_gb, network_mb = plan_build(q.facts, q.tables, q.wishes)
     wished = q.wishes.route == "source-build"
+    if not wished and (row := jetson_wheel(q.context)):
+        return f"{row['index']} has torch {row['torch']} for this JetPack: minutes, where a build takes hours."
     problems = [f for f in findings if f.severity == ERROR]
     if problems and not wished:
         return problems[0].cause

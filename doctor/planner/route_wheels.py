@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from doctor import compat
+from doctor.findings.advice import jetson_advice
 from doctor.findings.context import joined
+from doctor.findings.others import names
 from doctor.plan import TorchChoice
 from doctor.planner import wheels
 from doctor.planner.question import Decision, Question
@@ -115,6 +117,8 @@ def _why_no_wheel(q: Question, picks: Sequence[wheels.Pick]) -> str:
             f"torch {pick.wheel.version} ({pick.wheel.variant}) would run here, but its index "
             f"{pick.index or 'of Python packages'} cannot be reached ({reason})."
         )
+    if about_jetson := jetson_advice(context):
+        return about_jetson
     capabilities = context.capabilities
     cards = f"compute capability {joined(capabilities)}"
     anywhere = [
@@ -186,6 +190,8 @@ def plain_wheel(route: str) -> Callable[[Question, str], Decision | str]:
         )
         notes = list(_wheel_notes(q, pick))
         text = f"There is no accelerator here: torch {pick.wheel.version} for the CPU."
+        if others := q.facts.host.accelerators if q.facts.host else ():
+            text = f"This version does not train on {names(others)}: torch {pick.wheel.version} for the CPU."
         if route == "mps-wheel":
             text = f"Apple silicon: torch {pick.wheel.version}, whose macOS wheel drives the GPU through MPS."
         elif pick.wheel.cuda:

@@ -13,10 +13,18 @@ from dataclasses import replace
 from doctor.background import Background
 from doctor.bus import bus_key
 from doctor.errors import Unknown
-from doctor.facts import Gpu, Nvidia, PciDevice
+from doctor.facts import Gpu, KernelModule, Nvidia, PciDevice
 from doctor.linker import Linker
 from doctor.look import Look, find_version
-from doctor.probe import nvidia_access, nvidia_libraries, nvidia_smi, nvidia_toolkits, pci
+from doctor.probe import (
+    jetson,
+    nvidia_access,
+    nvidia_libraries,
+    nvidia_module,
+    nvidia_smi,
+    nvidia_toolkits,
+    pci,
+)
 from doctor.probe.nvidia_smi import DriverAnswer
 from doctor.probe.nvidia_visible import visible_devices
 from doctor.pyenv import PythonEnvironment
@@ -58,7 +66,10 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
     library = look("driver_library", _driver_library, system, linker)
     if system.exists("/dev/dxg") and (library or _wsl_driver(system)):
         nodes = (*nodes, "/dev/dxg")
+    tegra = look("jetson", jetson.probe, system, tables)
     answer = _ask_driver(system, look, bool(on_bus or nodes or library))
+    if tegra and not on_bus and not answer.gpus and tegra.has_gpu_node:
+        answer = jetson.answer(tegra, tables, kernel)
     gpus = answer.gpus or tuple(_gpus_without_driver(system, on_bus))
     if not gpus and not system.runs and (kernel or library):
         gpus = tuple(_gpus_of_bus(on_bus))
@@ -72,6 +83,8 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         kernel_driver=kernel,
         kernel_open=look("kernel_open", _kernel_open, system),
         conflicting_module=None if kernel else _conflicting_module(system, on_bus),
+        module=None if kernel or not on_bus else look("module", _module, system, tables),
+        jetson=tegra,
         driver_version=answer.driver_version or _version_in_name(library),
         driver_cuda=answer.driver_cuda,
         driver_library=library,
@@ -133,6 +146,11 @@ def _conflicting_module(system: System, on_bus: tuple[PciDevice, ...]) -> str | 
     modules = re.findall(r"^(\w+)", system.text("/proc/modules") or "", re.MULTILINE)
     loaded = "nouveau" in modules or system.exists("/sys/module/nouveau")
     return "nouveau" if loaded and on_bus else None
+
+
+def _module(system: System, tables: Tables) -> KernelModule:
+    kernel = (system.text("/proc/sys/kernel/osrelease") or "").strip()
+    return nvidia_module.probe(system, tables, kernel or None)
 
 
 def _driver_library(system: System, linker: Linker) -> str | None:

@@ -28,26 +28,22 @@ def devices(
     for address in system.names(BUS):
         folder = f"{BUS}/{address}"
         try:
-            if _word(system, f"{folder}/vendor") != vendor:
+            if word(system, f"{folder}/vendor") != vendor:
                 continue
-            kind = _word(system, f"{folder}/class")
-            device_id = _word(system, f"{folder}/device")
+            kind = word(system, f"{folder}/class")
+            device_id = word(system, f"{folder}/device")
         except Unknown:
             continue
         # a virtual function is a part of the card in front of it, lent to virtual machines
         if not kind.startswith(classes) or system.exists(f"{folder}/physfn"):
             continue
         described = describe(device_id)
-        driver = None
-        # a copied sysfs has the link and not what it leads to
-        if (real := system.real(f"{folder}/driver")) != f"{system.real(folder)}/driver":
-            driver = real.rsplit("/", 1)[-1]
         found.append(
             PciDevice(
                 address=address.lower(),
                 vendor_id=vendor,
                 device_id=device_id,
-                driver=driver,
+                driver=driver(system, folder),
                 chip=described.get("chip"),
                 compute_capability=described.get("compute_capability"),
             )
@@ -55,5 +51,16 @@ def devices(
     return tuple(found)
 
 
-def _word(system: System, path: str) -> str:
+def driver(system: System, folder: str) -> str | None:
+    """Name of the kernel driver that is bound to a device; a copied sysfs has the link and not what it leads to."""
+    real = system.real(f"{folder}/driver")
+    return None if real == f"{system.real(folder)}/driver" else real.rsplit("/", 1)[-1]
+
+
+def word(system: System, path: str) -> str:
+    """A number of sysfs, `0x10de`; empty where there is none.
+
+    Raises:
+        Unknown: it cannot be read.
+    """
     return (system.text(path) or "").strip().lower()
