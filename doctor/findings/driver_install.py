@@ -47,7 +47,7 @@ def advice(c: Context) -> Advice:
     cards = bus_capabilities(c)
     together, text = _that_go_together(c, cards)
     wanted = serving(together, c.tables)
-    row = _row(c, wanted)
+    row = None if host and host.container else _row(c, wanted)
     text += f"Install an NVIDIA driver{_branch(c, wanted, together, row)}{_module(wanted, c)}"
     if host and host.container:
         return Advice(f"{text} on the host: a container uses the driver of its host.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from cases.cards import CARDS_AND_DRIVERS
 from cases.describe import Case
+from cases.drivers import DRIVERS
 from cases.healthy import HEALTHY
 from cases.hosts import HOSTS
 from cases.npus import NPUS
@@ -20,6 +21,7 @@ CASES: dict[str, Case] = {
     **CARDS_AND_DRIVERS,
     **BEHIND_NVIDIA_SMI,
     **STATES,
+    **DRIVERS,
     **TORCHES,
     **PACKAGES,
     **HOSTS,

@@ -139,12 +139,6 @@ HEALTHY: dict[str, Machine] = {
         f"{SITE}/torch-2.9.1.dist-info/METADATA": "Name: torch\nVersion: 2.9.1\n",
         f"{SITE}/triton-3.5.1.dist-info/METADATA": "Name: triton\nVersion: 3.5.1\n",
         **BUILT_TREE}),
-    "AMD card with a ROCm wheel": Machine(
-        torch="rocm",
-        files={"/sys/bus/pci/devices/0000:03:00.0/vendor": "0x1002\n",
-               "/sys/bus/pci/devices/0000:03:00.0/device": "0x744c\n",
-               "/sys/bus/pci/devices/0000:03:00.0/class": "0x030000\n"},
-    ),
     "WSL": wsl(torch="cu128"),
     "WSL, no NVIDIA driver in Windows": Machine(
         kernel="6.6.87.2-microsoft-standard-WSL2", torch="cpu", files={"/dev/dxg": ""}

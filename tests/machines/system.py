@@ -16,6 +16,8 @@ SAY = {"ld": "GNU ld (GNU Binutils) {}", "make": "GNU Make {}", "git": "git vers
 DISTROS = {
     "ubuntu": ("ubuntu", "24.04", "debian", "Ubuntu 24.04.3 LTS"),
     "debian": ("debian", "12", "", "Debian GNU/Linux 12 (bookworm)"),
+    "debian13": ("debian", "13", "", "Debian GNU/Linux 13 (trixie)"),
+    "rocky": ("rocky", "9.6", "rhel centos fedora", "Rocky Linux 9.6 (Blue Onyx)"),
     "centos": ("centos", "7", "rhel fedora", "CentOS Linux 7 (Core)"),
     "alpine": ("alpine", "3.22.0", "", "Alpine Linux v3.22"),
     "openeuler": ("openEuler", "22.03", "", "openEuler 22.03 (LTS-SP4)"),
