@@ -198,6 +198,8 @@ class Toolkit(Fact):
     """Architectures that its nvcc knows (`--list-gpu-arch`), `12.0`."""
     found_by: tuple[str, ...] = ()
     """CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda, conda, pip, …"""
+    headers: tuple[str, ...] = ()
+    """Of libraries that are no part of a toolkit and lie in it all the same: cudnn.h, nccl.h."""
 
 
 @fact

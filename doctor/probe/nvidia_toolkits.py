@@ -16,6 +16,7 @@ from doctor.tables import Tables
 
 RELEASE = re.compile(r"release (\d+\.\d+)")
 CUDA_H = re.compile(r"#define\s+CUDA_VERSION\s+(\d+)")
+BESIDE = ("cudnn.h", "nccl.h")
 LISTED_ARCH = re.compile(r"^compute_(\d+)(\d)$", re.MULTILINE)
 
 
@@ -61,6 +62,7 @@ def probe(system: System, env: PythonEnvironment | None, tables: Tables) -> Tool
                 nvcc=compiler,
                 archs=listed,
                 found_by=tuple(dict.fromkeys(reasons)),
+                headers=tuple(h for h in BESIDE if system.exists(f"{path}/include/{h}")),
                 unknown={} if known else {"version": "neither version.json nor cuda.h tells it"},
             )
         )

@@ -15,6 +15,7 @@ from doctor.errors import DoctorError, WrongUsage
 if TYPE_CHECKING:
     from doctor.builder.torch_source.events import Reporter
     from doctor.builder.torch_source.outlook import Outlook, Request
+    from doctor.builder.torch_source.wheel_toolkit import Offer
     from doctor.system import System
     from doctor.tables import Tables
 
@@ -45,12 +46,15 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Show recipe, preflight, jobs and time; change nothing."
 )
+@click.option("--yes", "-y", is_flag=True,
+              help="Fetch a CUDA toolkit that is missing from the Python index, unasked.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with an unfinished build, or say why not.")
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 @click.pass_obj
 def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None, source: Path | None,
                 ref: str | None, jobs: int | None, cuda_home: str | None, out: Path | None,
-                python: str | None, install: bool, dry_run: bool, resume: bool, as_json: bool) -> int:  # fmt: skip
+                python: str | None, install: bool, dry_run: bool, yes: bool, resume: bool,
+                as_json: bool) -> int:  # fmt: skip
     """Build PyTorch from source, prove the wheel, and keep it for the next time."""
     from doctor.builder.torch_source.events import Reporter
     from doctor.builder.torch_source.outlook import Request
@@ -59,7 +63,7 @@ def build_torch(obj: dict[str, Any], archs: tuple[str, ...], libuv: bool | None,
 
     request = Request(Wishes(archs=archs, libuv=libuv), source, ref, jobs, cuda_home, out, resume)
     reporter = Reporter(out=sys.stdout if as_json else None)
-    call = _Call(request, obj, python, install, dry_run, reporter)
+    call = _Call(request, obj, python, install, dry_run, yes, reporter)
     try:
         with stoppable(), nothing_left_behind():
             return call.do()
@@ -78,21 +82,45 @@ class _Call:
     python: str | None
     install: bool
     dry_run: bool
+    yes: bool
     reporter: Reporter
     folder: Path | None = None
 
     def do(self) -> int:
         """Look, decide, and show or carry out; the exit status."""
-        from doctor.builder.torch_source import outlook, page
+        from doctor.builder.torch_source import page, toolkit_step
         from doctor.builder.torch_source.preflight import stops
-        from doctor.survey import survey
-        from doctor.system import System
         from doctor.tables import Tables
 
-        system = System(self.obj["root"], execute=self.obj["execute"])
-        tables, python = Tables(), self.python
-        cuda_home = _checked(system, python, self.request.cuda_home, self.dry_run)
-        request = replace(self.request, cuda_home=cuda_home)
+        tables = Tables()
+        found, system = self._look(tables, self.request.cuda_home)
+        offered = self._offer(found, system, tables)
+        if offered is not None and not offered.ready and self.dry_run:
+            found = toolkit_step.told(found, offered, self.yes)
+        elif offered is not None and (offered.ready or self._agreed(offered)):
+            home = offered.home
+            if not offered.ready:
+                toolkit_step.put_together(offered, found, system, self.reporter)
+            found, system = self._look(tables, str(home))
+        elif offered is not None:
+            found = toolkit_step.told(found, offered, False)
+        if self.dry_run:
+            if self.reporter.out is not None:
+                self.reporter.event("plan", **page.to_json(found))
+            else:
+                page.print_outlook(found, sys.stdout)
+            return int(stops(found.findings))
+        target = str(Path(self.python or sys.executable).absolute()) if self.install else None
+        return _carry_out(found, system, tables, self.reporter, target)
+
+    def _look(self, tables: Tables, cuda_home: str | None) -> tuple[Outlook, System]:
+        """All that is known beforehand, with a toolkit or the usual one."""
+        from doctor.builder.torch_source import outlook
+        from doctor.survey import survey
+        from doctor.system import System
+
+        system, python = System(self.obj["root"], execute=self.obj["execute"]), self.python
+        cuda_home = _checked(system, python, cuda_home, self.dry_run)
         facts = survey(
             system,
             tables,
@@ -100,16 +128,28 @@ class _Call:
             python=python and str(Path(python).absolute()),
             debug=self.obj["debug"],
         )
+        request = replace(self.request, cuda_home=cuda_home)
         found = outlook.look_ahead(request, system, facts, tables)
         self.folder = found.folder
-        if self.dry_run:
-            if self.reporter.out is not None:
-                self.reporter.event("plan", **page.to_json(found))
-            else:
-                page.print_outlook(found, sys.stdout)
-            return int(stops(found.findings))
-        target = str(Path(python or sys.executable).absolute()) if self.install else None
-        return _carry_out(found, system, tables, self.reporter, target)
+        return found, system
+
+    def _offer(self, found: Outlook, system: System, tables: Tables) -> Offer | None:
+        """A toolkit from the Python index, where this machine's own do not serve and none was named."""
+        from doctor.builder.torch_source import toolkit_step
+
+        if self.request.cuda_home is not None or not system.live:
+            return None
+        return toolkit_step.offer_for(found, tables)
+
+    def _agreed(self, offered: Offer) -> bool:
+        """Whether it may be fetched: asked on a terminal, else by --yes alone."""
+        if self.yes:
+            return True
+        if self.reporter.out is not None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        return click.confirm(
+            f"No CUDA toolkit here fits. Use {offered.words}?", default=True, err=True
+        )
 
     def stopped(self, how: str) -> str:
         """What is said when a signal came."""

@@ -39,12 +39,14 @@ def draft(
     wishes: Wishes,
     *,
     cuda_home: str | None = None,
+    torch: str | None = None,
     first: Sequence[Compiler] = (),
     others: Sequence[Compiler] = (),
 ) -> Draft:
     """Choose architectures, toolkit, compiler and jobs.
 
     Args:
+        torch: version that is built, as far as it is known.
         first: compilers that are preferred to those that the facts name (CC and CXX).
         others: compilers to fall back on, best first.
 
@@ -52,12 +54,12 @@ def draft(
         WrongUsage, DoctorError: as `canonical_archs`.
     """
     c = Context(facts, tables)
-    usual = choose_toolkit(facts.nvidia, (), cuda_home)
+    usual = choose_toolkit(facts.nvidia, (), tables, cuda_home)
     known = usual.archs if usual else ()
     archs = canonical_archs(
         wishes.archs or c.capabilities, tables, native=c.capabilities, known=known
     )
-    toolkit = choose_toolkit(facts.nvidia, archs, cuda_home) if archs else None
+    toolkit = choose_toolkit(facts.nvidia, archs, tables, cuda_home, torch) if archs else None
     row = tables.toolkit(toolkit.version) if toolkit and toolkit.version else None
     candidates = [*first, *compilers(facts.host.tools if facts.host else {}), *others]
     compiler = next((k for k in candidates if accepts(row, k.kind, k.version)), None)

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from doctor.builder.torch_source.draft import Draft, cost, disk_gb
 from doctor.builder.torch_source.jobs import HEADROOM_SHARE, MIB_PER_GB, usable_gb
 from doctor.builder.torch_source.recipe import headers_unknown
+from doctor.builder.torch_source.takes import (
+    Advice,
+    advise,
+    endings_refused,
+    row_for,
+    torch_that_takes,
+)
 from doctor.builder.torch_source.toolchain import compilers, unknown_archs
-from doctor.builder.torch_source.wish import base
+from doctor.builder.torch_source.wish import base, ending
 from doctor.facts import Facts
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.quantities import disk_of_mib, memory
 from doctor.tables import Tables
-from doctor.versions import older, parts
+from doctor.versions import minor, older
 
 
-def obstacles(facts: Facts, tables: Tables, chosen: Draft) -> Iterator[Finding]:
-    """What stands in a build's way as far as facts tell: all at once, what stops it as an error."""
+def obstacles(
+    facts: Facts, tables: Tables, chosen: Draft, torch: str | None = None
+) -> Iterator[Finding]:
+    """What stands in a build's way as far as facts tell: all at once, what stops it as an error.
+
+    Args:
+        torch: version that is built, as far as it is known.
+    """
     c = Context(facts, tables)
     if chosen.cuda:
-        yield from _toolkit(c, chosen)
+        yield from _toolkit(c, chosen, torch)
+        yield from _endings(c, chosen, torch)
     yield from _host_compiler(c, chosen)
     python, host = facts.python, facts.host
     if python is not None and python.headers is None and not (facts.root and headers_unknown(host)):
@@ -47,18 +61,23 @@ def obstacles(facts: Facts, tables: Tables, chosen: Draft) -> Iterator[Finding]:
         )
 
 
-def _toolkit(c: Context, chosen: Draft) -> Iterator[Finding]:
+def _toolkit(c: Context, chosen: Draft, torch: str | None) -> Iterator[Finding]:
     archs, toolkit = chosen.archs, chosen.toolkit
-    rows = [row for arch in archs if (row := c.tables.arch(base(arch)))]
-    wanted = max((str(row["min_cuda"]) for row in rows), key=parts, default="13.0")
+    driver = None if any(arch not in c.capabilities for arch in map(base, archs)) else c.driver
+    advice = advise(archs, torch, driver, c.tables)
+    wanted = advice.words(torch) if advice else ""
+    commands = _install(c, advice)
+    if advice is None:
+        yield _no_cuda(c, archs, torch, driver)
+        return
     if toolkit is None:
         yield c.finding(
             "cuda.toolkit-missing",
             ERROR,
             f"There is no nvcc here, and code for {joined(archs)} cannot be compiled without one.",
             ["no nvcc in CUDA_HOME, on the PATH or in /usr/local/cuda"],
-            f"Install a CUDA toolkit, {wanted} or newer. It brings no driver; wheels need none of it.",
-            c.system_install("cuda-toolkit", cuda=wanted),
+            f"Install {wanted}. It brings no driver; wheels need none of it.",
+            commands,
         )
         return
     if toolkit.version is None and not toolkit.archs:
@@ -69,25 +88,86 @@ def _toolkit(c: Context, chosen: Draft) -> Iterator[Finding]:
             f"{toolkit.nvcc} is there and does not work: it tells neither its version nor what it "
             "compiles for.",
             [unknown.get("nvcc_version", f"{toolkit.nvcc} --version: no answer that is one")],
-            f"Install the toolkit again, or name another one with --cuda-home; CUDA {wanted} or newer.",
-            c.system_install("cuda-toolkit", cuda=wanted),
+            f"Install the toolkit again, or name another one with --cuda-home: {wanted}.",
+            commands,
         )
         return
-    missing = unknown_archs(toolkit, archs)
-    if not missing:
+    missing = unknown_archs(toolkit, archs, c.tables)
+    if missing:
+        yield c.finding(
+            "cuda.toolkit-too-old-for-arch",
+            ERROR,
+            f"nvcc of CUDA {toolkit.version} at {toolkit.path} does not compile for {joined(missing)}; "
+            f"it knows {', '.join(toolkit.archs)}.",
+            [f"{toolkit.nvcc} --list-gpu-arch: {', '.join(toolkit.archs)}"],
+            f"Install {wanted}, and name it with --cuda-home.",
+            commands,
+        )
         return
-    last = min((str(r["last_cuda"]) for r in rows if r.get("last_cuda")), key=parts, default=None)
-    dropped = last is not None and toolkit.version is not None and older(last, toolkit.version)
-    cure = f"CUDA {last}, the last that does" if dropped else f"CUDA {wanted} or newer"
-    yield c.finding(
-        "cuda.toolkit-too-old-for-arch",
+    row = row_for(torch, c.tables) if torch else None
+    if row and toolkit.version and older(toolkit.version, row["min_cuda"]):
+        yield c.finding(
+            "cuda.toolkit-mismatch",
+            ERROR,
+            f"PyTorch {torch} takes CUDA {row['min_cuda']} or newer, and {toolkit.path} is CUDA "
+            f"{toolkit.version}.",
+            [f"{toolkit.nvcc}: {toolkit.version}", "build/cuda.toml"],
+            f"Install {wanted}, and name it with --cuda-home.",
+            commands,
+        )
+
+
+def _install(c: Context, advice: Advice | None) -> list[str]:
+    return c.system_install("cuda-toolkit", cuda=advice.cuda) if advice else []
+
+
+def _no_cuda(c: Context, archs: Sequence[str], torch: str | None, driver: str | None) -> Finding:
+    """No toolkit serves PyTorch, architectures and driver together; which older PyTorch has one."""
+    series = torch_that_takes(archs, driver, c.tables)
+    what = f"PyTorch {minor(torch)}" if torch else "any PyTorch"
+    on = f", whose code driver {driver} runs," if driver else ""
+    alone = [arch for arch in archs if advise([arch], torch, driver, c.tables) is None]
+    if not alone:
+        cause = f"There is no CUDA toolkit{on} that compiles for {joined(archs)} together."
+        cure = "Build for one kind of card, and hide the other by CUDA_VISIBLE_DEVICES."
+        commands: list[str] = []
+    else:
+        cause = (
+            f"There is no CUDA toolkit{on} that {what} takes and that compiles for {joined(alone)}."
+        )
+        if series is None:
+            cure, commands = (
+                "No PyTorch in the tables can be built for it; train on another device.",
+                [],
+            )
+        else:
+            advice = advise(archs, series, driver, c.tables)
+            assert advice is not None
+            cure = f"PyTorch {series} is the newest that has one: build it (--ref) with {advice.words(series)}."
+            commands = c.system_install("cuda-toolkit", cuda=advice.cuda)
+    return c.finding(
+        "cuda.toolkit-mismatch",
         ERROR,
-        f"nvcc of CUDA {toolkit.version} at {toolkit.path} does not compile for {joined(missing)}; "
-        f"it knows {', '.join(toolkit.archs)}.",
-        [f"{toolkit.nvcc} --list-gpu-arch: {', '.join(toolkit.archs)}"],
-        f"Install {cure}, and name it with --cuda-home.",
-        c.system_install("cuda-toolkit", cuda=last if dropped and last else wanted),
+        cause,
+        ["build/cuda.toml: archs of each toolkit, min_cuda of each PyTorch"],
+        cure,
+        commands,
     )
+
+
+def _endings(c: Context, chosen: Draft, torch: str | None) -> Iterator[Finding]:
+    """Names such as 12.0f, which older PyTorch's do not understand."""
+    refused = endings_refused(chosen.archs, torch, c.tables) if torch else []
+    if refused:
+        rows = c.tables.rows("cuda", "takes")
+        first = next(r["since"] for r in rows if all(ending(a) in r["targets"] for a in refused))
+        yield c.finding(
+            "build.failed",
+            ERROR,
+            f"PyTorch {torch} does not know the name {joined(refused)}, which came with {first}.",
+            ["cmake/Modules_CUDA_fix/upstream/FindCUDA/select_compute_arch.cmake"],
+            f"Build for {joined([base(a) for a in refused])}, or take PyTorch {first} or newer.",
+        )
 
 
 def _host_compiler(c: Context, chosen: Draft) -> Iterator[Finding]:

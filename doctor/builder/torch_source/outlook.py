@@ -16,7 +16,7 @@ from doctor.builder.torch_source.planning import release_for
 from doctor.builder.torch_source.preflight import preflight
 from doctor.builder.torch_source.programs import Programs, look_at_programs
 from doctor.builder.torch_source.recipe import environment, meaning
-from doctor.builder.torch_source.toolchain import Compiler
+from doctor.builder.torch_source.toolchain import Compiler, compilers
 from doctor.builder.torch_source.tree import Tree, expected_tree, read_tree
 from doctor.builder.torch_source.weights import Weights
 from doctor.errors import DoctorError, Unknown, WrongUsage
@@ -69,6 +69,12 @@ class Outlook:
     notes: tuple[str, ...]
     hours: float
 
+    @property
+    def compilers(self) -> list[Compiler]:
+        """All that are there, whether the toolkit takes them or not."""
+        tools = self.facts.host.tools if self.facts.host else {}
+        return [*compilers(tools), *self.programs.compilers]
+
 
 def look_ahead(request: Request, system: System, facts: Facts, tables: Tables) -> Outlook:
     """Decide all that can be decided now.
@@ -90,6 +96,7 @@ def look_ahead(request: Request, system: System, facts: Facts, tables: Tables) -
         tables,
         request.wishes,
         cuda_home=request.cuda_home,
+        torch=tree.version if tree else _version_of(ref),
         first=_named_compiler(system),
         others=programs.compilers,
     )
@@ -124,6 +131,11 @@ def look_ahead(request: Request, system: System, facts: Facts, tables: Tables) -
         request, facts, tree, folder, ref, chosen, programs, settings, tuple(found), tuple(notes),
         _hours(facts, tables, tree, chosen, settings),
     )  # fmt: skip
+
+
+def torch_version(found: Outlook) -> str | None:
+    """The version that is built, as far as tree or tag tell it."""
+    return found.tree.version if found.tree else _version_of(found.ref)
 
 
 def _version_of(ref: str | None) -> str | None:

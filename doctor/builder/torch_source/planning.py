@@ -10,6 +10,7 @@ from doctor.builder.torch_source.recipe import environment
 from doctor.builder.torch_source.source import newest_release
 from doctor.builder.torch_source.tree import expected_tree
 from doctor.builder.torch_source.wish import canonical_archs
+from doctor.errors import DoctorError
 from doctor.facts import Facts, Python
 from doctor.findings.finding import Finding
 from doctor.plan import Build, Wishes
@@ -29,6 +30,13 @@ def release_for(python: Python | None, tables: Tables) -> str:
     if series and python and python.free_threaded:
         series += "t"
     return newest_release(tables, series)
+
+
+def _version_for(python: Python | None, tables: Tables) -> str | None:
+    try:
+        return release_for(python, tables).removeprefix("v")
+    except DoctorError:
+        return None
 
 
 def build_tools(python: Python | None, tables: Tables) -> list[str]:
@@ -55,7 +63,8 @@ def plan_build(
         WrongUsage: an architecture that there is none of.
         DoctorError: `native` on a machine with no visible device.
     """
-    chosen = draft(facts, tables, wishes)
+    torch = _version_for(facts.python, tables)
+    chosen = draft(facts, tables, wishes, torch=torch)
     build = Build(
         archs=chosen.archs,
         libuv=chosen.libuv,
@@ -63,6 +72,6 @@ def plan_build(
         jobs=chosen.jobs.wide,
         env=environment(facts, tables, chosen),
     )
-    found = tuple(obstacles(facts, tables, chosen))
+    found = tuple(obstacles(facts, tables, chosen, torch))
     network = int(cost(tables)["network_mb"])
     return build, found, hours(tables, chosen), disk_gb(tables, chosen), network

@@ -40,7 +40,8 @@ def preflight(
         tree: None where nothing is known of it.
     """
     c = Context(facts, tables)
-    found = [*obstacles(facts, tables, chosen), *_programs(c, tree, programs), *_limits(c)]
+    torch = tree.version if tree else None
+    found = [*obstacles(facts, tables, chosen, torch), *_programs(c, tree, programs), *_limits(c)]
     found += _libraries(c, system, chosen)
     if tree is not None:
         found += tree_obstacles(c, system, tables, chosen, tree, programs)
@@ -119,7 +120,7 @@ def _limits(c: Context) -> Iterator[Finding]:
 
 def _libraries(c: Context, system: System, chosen: Draft) -> Iterator[Finding]:
     """What PyTorch is built without when it is not found, which is seldom what is wanted."""
-    if chosen.cuda and not compilable(c.facts, "libcudnn"):
+    if chosen.cuda and not compilable(c.facts, "libcudnn", chosen.toolkit):
         yield c.finding(
             "build.dependency-missing",
             WARNING,

@@ -168,7 +168,8 @@ def _arch_shortcomings(build: TorchBuild, archs: Sequence[str]) -> Iterator[str]
     if build.flavour != "cuda":
         yield f"it is a {build.flavour or 'CPU'} build, without CUDA"
         return
-    asked = {arch.removesuffix("+PTX") for arch in archs}
+    # code for a family bears the name of its first architecture
+    asked = {arch.removesuffix("+PTX").rstrip("f") for arch in archs}
     have = {code.arch for code in build.archs if code.sass}
     # a few special kernels for a target such as sm_90a come with every build for it
     full = set(build.archs_covered)
@@ -178,7 +179,7 @@ def _arch_shortcomings(build: TorchBuild, archs: Sequence[str]) -> Iterator[str]
         yield f"it has no code for {joined(missing)}, only for {found}"
     if extra:
         yield f"it has code for {joined(extra)} that was not asked for"
-    ptx = {arch.removesuffix("+PTX") for arch in archs if arch.endswith("+PTX")}
+    ptx = {arch.removesuffix("+PTX").rstrip("f") for arch in archs if arch.endswith("+PTX")}
     lacking = sorted(ptx - {code.arch for code in build.archs if code.ptx}, key=parts)
     if lacking:
         yield f"it has no PTX for {joined(lacking)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from doctor.builder.torch_source.draft import Draft
-from doctor.facts import Facts, Host
+from doctor.facts import Facts, Host, Toolkit
 from doctor.tables import Row, Tables
 from doctor.versions import older, parts
 
@@ -52,8 +52,10 @@ def headers_unknown(host: Host | None) -> bool:
     return host is None or not host.usr_include
 
 
-def compilable(facts: Facts, name: str) -> bool:
-    """Whether NVIDIA's library of a name is on the machine, with its header."""
+def compilable(facts: Facts, name: str, toolkit: Toolkit | None = None) -> bool:
+    """Whether NVIDIA's library of a name is on the machine, or in the toolkit, with its header."""
+    if toolkit is not None and f"{name.removeprefix('lib')}.h" in toolkit.headers:
+        return True
     libraries = facts.nvidia.libraries if facts.nvidia else ()
     unknown = bool(facts.root) and headers_unknown(facts.host)
     return any(lib.name.startswith(name) and (lib.header or unknown) for lib in libraries)
@@ -82,8 +84,8 @@ def environment(
     conditions = {
         "cuda" if chosen.cuda else "cpu",
         "libuv" if chosen.libuv else "no-libuv",
-        "cudnn" if compilable(facts, "libcudnn") else "no-cudnn",
-        "system-nccl" if compilable(facts, "libnccl") else "bundled-nccl",
+        "cudnn" if compilable(facts, "libcudnn", chosen.toolkit) else "no-cudnn",
+        "system-nccl" if compilable(facts, "libnccl", chosen.toolkit) else "bundled-nccl",
         *(["launcher"] if launcher else []),
         *(["cc"] if chosen.compiler else []),
         *(["prefix"] if prefix else []),

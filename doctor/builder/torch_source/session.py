@@ -49,7 +49,7 @@ def carry_out(outlook: Outlook, system: System, tables: Tables, reporter: Report
         raise DoctorError("There is no Python to build with; name one with --python.")
     _refuse(outlook)
     cache = base_folder(facts) / CACHE_SECTION
-    log = _new_log(cache)
+    log = new_log(cache)
     env = clean_environment(system.env)
     env["PATH"] = search_path(python, env)
     tree = outlook.tree
@@ -134,7 +134,12 @@ def _cure(finding: Finding) -> str:
     )
 
 
-def _new_log(cache: Path) -> Path:
+def new_log(cache: Path) -> Path:
+    """A new log among the builds.
+
+    Raises:
+        DoctorError: the folder cannot be written.
+    """
     folder = cache / "logs"
     try:
         folder.mkdir(parents=True, exist_ok=True)

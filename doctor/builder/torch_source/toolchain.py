@@ -6,19 +6,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from doctor.builder.torch_source.wish import base
+from doctor.builder.torch_source.takes import row_for, target
+from doctor.builder.torch_source.wish import base, ending
 from doctor.facts import Nvidia, Tool, Toolkit
-from doctor.tables import Row
-from doctor.versions import parts
+from doctor.tables import Row, Tables
+from doctor.versions import older, parts
 
 
 def choose_toolkit(
-    nvidia: Nvidia | None, archs: Sequence[str], cuda_home: str | None = None
-) -> Toolkit | None:
+    nvidia: Nvidia | None, archs: Sequence[str], tables: Tables, cuda_home: str | None = None,
+    torch: str | None = None,
+) -> Toolkit | None:  # fmt: skip
     """The toolkit to build with: the usual one, or the newest other that knows all architectures.
 
     Args:
         cuda_home: what the user named; nothing else is then taken.
+        torch: version that is built: a toolkit that it takes is preferred.
     """
     toolkits = [t for t in nvidia.toolkits if t.nvcc] if nvidia else []
     if cuda_home is not None:
@@ -26,12 +29,26 @@ def choose_toolkit(
     usual = next((t for t in toolkits if nvidia and t.nvcc == nvidia.nvcc), None)
     rest = sorted(toolkits, key=lambda t: parts(t.version or "0"), reverse=True)
     order = [usual, *rest] if usual else rest
-    return next((t for t in order if not unknown_archs(t, archs)), order[0] if order else None)
+    knowing = [t for t in order if not unknown_archs(t, archs, tables)]
+    best = [*(t for t in knowing if _taken(t, torch, tables)), *knowing, *order]
+    return best[0] if best else None
 
 
-def unknown_archs(toolkit: Toolkit, archs: Sequence[str]) -> list[str]:
+def _taken(toolkit: Toolkit, torch: str | None, tables: Tables) -> bool:
+    row = row_for(torch, tables) if torch else None
+    return not (row and toolkit.version and older(toolkit.version, row["min_cuda"]))
+
+
+def unknown_archs(toolkit: Toolkit, archs: Sequence[str], tables: Tables) -> list[str]:
     """Architectures that a toolkit's nvcc does not compile for; none where its list is not known."""
-    return [a for a in archs if base(a) not in toolkit.archs] if toolkit.archs else []
+    if not toolkit.archs:
+        return []
+    found = []
+    for arch in archs:
+        row, cuda = target(ending(arch), tables), toolkit.version
+        if base(arch) not in toolkit.archs or (row and cuda and older(cuda, row["min_cuda"])):
+            found.append(arch)
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from doctor.errors import DoctorError, WrongUsage
 from doctor.tables import Row, Tables
 from doctor.versions import parts
 
-ARCH = re.compile(r"(?:sm|compute)?[-_ ]?(\d+)(?:\.(\d))?(a?)(\+ptx)?", re.IGNORECASE)
+ARCH = re.compile(r"(?:sm|compute)?[-_ ]?(\d+)(?:\.(\d))?([af]?)(\+ptx)?", re.IGNORECASE)
 
 
 def canonical_archs(
     words: Iterable[str], tables: Tables, *, native: Sequence[str], known: Sequence[str]
 ) -> tuple[str, ...]:
-    """Architectures as PyTorch writes them (`12.0`, `9.0a`, `8.6+PTX`), each once, in order.
+    """Architectures as PyTorch writes them (`12.0`, `9.0a`, `12.0f`, `8.6+PTX`), each once, in order.
 
     `sm_120`, `120`, `12`, `12.0`, `blackwell`, `native` and lists of them, with commas, semicolons
     or spaces between, are understood.
@@ -57,7 +57,17 @@ def _archs(word: str, tables: Tables, native: Sequence[str], known: Sequence[str
             f"{word!r} is no GPU architecture; {whose} knows {', '.join(listed)}. Write 12.0, "
             "sm_120, blackwell or native, and +PTX behind it for newer cards too."
         )
+    _check_ending(word, number, match[3], tables)
     return [number + match[3] + ptx]
+
+
+def _check_ending(word: str, number: str, suffix: str, tables: Tables) -> None:
+    rows = tables.rows("cuda", "target")
+    row = next((r for r in rows if r["suffix"] == suffix), None)
+    if row and parts(number) < parts(row["min_cc"]):
+        raise WrongUsage(
+            f"{word!r} is no GPU architecture: the ending {suffix!r} is there from {row['min_cc']} on; write {number}."
+        )
 
 
 def _number(digits: str, minor: str | None, valid: Collection[str]) -> str | None:
@@ -84,4 +94,9 @@ def _of_family(rows: Sequence[Row], native: Sequence[str], known: Sequence[str])
 
 def base(arch: str) -> str:
     """`9.0a+PTX` -> `9.0`."""
-    return arch.removesuffix("+PTX").rstrip("a")
+    return arch.removesuffix("+PTX").rstrip("af")
+
+
+def ending(arch: str) -> str:
+    """`9.0a+PTX` -> `a`, `12.0f` -> `f`; empty for a plain one."""
+    return arch.removesuffix("+PTX").lstrip("0123456789.")

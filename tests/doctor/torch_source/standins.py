@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
+from doctor.builder.torch_source.wheel_toolkit import arrange
+
 TEMPLATE = Path(__file__).parent / "standin"
 PEP517 = Path(__file__).parent / "standin_pep517"
 """What differs in a tree that has scikit-build-core in place of a setup.py, as PyTorch's from 2.15 on."""
@@ -32,7 +34,7 @@ CUDA_PACKAGES = [
     f"nvidia-{name}=={CUDA}" for name in ("cuda-nvcc", "cuda-crt", "cuda-runtime", "nvvm")
 ]
 BUILD_PACKAGES = ["cmake", "ninja", "pip", "scikit-build-core>=1.0", "setuptools", "wheel"]
-STAMP = "\n".join([*CUDA_PACKAGES, *BUILD_PACKAGES])
+STAMP = "\n".join(["laid out as a toolkit", *CUDA_PACKAGES, *BUILD_PACKAGES])
 
 ORIGIN = "tensorpipe-origin"
 """Beside a tree: what its submodule was cloned from."""
@@ -63,11 +65,12 @@ def toolbox() -> Toolbox:
     folder = Path(given).parent.parent if given else TOOLS_FOLDER
     if not given and not _complete(folder):
         _make(folder)
-    homes = sorted(folder.glob("lib/python3.*/site-packages/nvidia/cu13"))
-    if not homes or not (homes[0] / "bin" / "nvcc").exists():
+    homes = [folder / "cuda", *folder.glob("lib/python3.*/site-packages/nvidia/cu13")]
+    home = next((home for home in homes if (home / "bin" / "nvcc").exists()), None)
+    if home is None:
         pytest.skip(f"no nvcc in {folder}")
     sources = sorted((folder / "share").glob("uvloop-*/vendor/libuv"))
-    return Toolbox(folder / "bin" / "python", homes[0], sources[0] if sources else None)
+    return Toolbox(folder / "bin" / "python", home, sources[0] if sources else None)
 
 
 def _complete(folder: Path) -> bool:
@@ -83,7 +86,8 @@ def _make(folder: Path) -> None:
     share = folder / "share"
     share.mkdir(exist_ok=True)
     for command in (
-        [*pip, "install", "--quiet", *CUDA_PACKAGES, *BUILD_PACKAGES],
+        [*pip, "install", "--quiet", *BUILD_PACKAGES],
+        [*pip, "install", "--quiet", "--target", str(share / "site"), *CUDA_PACKAGES],
         # its source archive is the one that brings libuv's source with it
         [*pip, "download", "--quiet", "--no-deps", "--no-binary=:all:", "--no-build-isolation",
          "--dest", str(share), "uvloop"],
@@ -92,6 +96,7 @@ def _make(folder: Path) -> None:
         if done.returncode:
             shutil.rmtree(folder)
             pytest.skip(f"no compiler for CUDA, and none to be had: {done.stderr.strip()[-300:]}")
+    arrange(share / "site", folder / "cuda", CUDA)
     for archive in share.glob("uvloop-*.tar.gz"):
         with tarfile.open(archive) as file:
             file.extractall(share, **({"filter": "data"} if sys.version_info >= (3, 12) else {}))
