@@ -15,7 +15,7 @@ from doctor.errors import DoctorError, Unknown
 from doctor.look import without_credentials
 from doctor.plan import Step
 from doctor.planner.page import cost
-from doctor.quantities import disk
+from doctor.quantities import count, disk
 from doctor.system import System
 
 REHEARSAL_SECONDS = 20.0
@@ -40,13 +40,14 @@ def announce(
     say, place = session.say, session.target
     now = {name: item.version for name, item in place.installed().items()}
     known = [f"{name} {now[name]}" for name in pins.PINNED if name in now]
-    what = f"{len(now)} packages, {', '.join(known) or 'no torch'}"
+    what = f"{count(len(now), 'package')}, {', '.join(known) or 'no torch'}"
     say(f"{place.prefix} has {what if place.exists else 'nothing yet'}.")
     if begun is not None:
         say(f"  An earlier run was cut off in step {begun.step}; that is mended first.")
     torch_stays = not any(step.id in REPLACING for step in todo)
     for step in todo:
-        say(f"  {step.id}: {step.title} ({lacking[step.id]})")
+        why = f" ({lacking[step.id]})" if place.exists else ""
+        say(f"  {step.id}: {step.title}{why}")
         for line in lines[step.id]:
             exact = _exact(session, step, line, now) if torch_stays or step.id == "torch" else None
             shown = [f"runs {without_credentials(line.text)}"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import Doctor
+from conftest import REPO, SYSTEM_PATH, Doctor
 
 from doctor.cli import cli
 from doctor.console.completion import SHELLS, how_to, script
@@ -201,6 +201,17 @@ def test_bash_completes_the_launcher_of_a_checkout(programs: Path) -> None:
     )
     assert done.stdout.strip().endswith(" nanochat-doctor")
     assert completed(programs, "./nanochat-doctor", "appl") == ["apply"]
+
+
+def test_completing_a_word_installs_nothing(tmp_path: Path) -> None:
+    for name in ("nanochat-doctor", "pyproject.toml"):
+        shutil.copy(REPO / name, tmp_path)
+    done = subprocess.run(
+        ["./nanochat-doctor"], cwd=tmp_path, capture_output=True, check=False,
+        env={"PATH": SYSTEM_PATH, "HOME": str(tmp_path), "_NANOCHAT_DOCTOR_COMPLETE": "bash_complete"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nanochat-doctor", "pyproject.toml"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
