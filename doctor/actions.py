@@ -58,7 +58,7 @@ def decide_here(
     if not telling.as_json:
         paper = Paper.of(sys.stdout)
         paper.lines([*(problem_lines(plan, paper) if blocked else route_lines(plan, paper))])
-        paper.lines([] if blocked else [*remark_lines(plan, paper)])
+        paper.lines([] if blocked else [*remark_lines(plan, paper), ""])
     if blocked:
         raise DoctorError(f"Nothing can be installed here yet: {plan.reason}")
     return decided

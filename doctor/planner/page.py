@@ -52,7 +52,11 @@ def remark_lines(plan: Plan, paper: Paper, room: int | None = None) -> Iterator[
         room: lines at the most, the blank one counted; what does not fit is counted. None is no limit.
     """
     remarks = [*plan.notes, *(plan.launch.warnings if plan.launch else ())]
-    warned = dict.fromkeys(f.code for f in plan.findings if f.severity not in (ERROR, INFO))
+    warned = dict.fromkeys(
+        finding.code
+        for finding in plan.findings
+        if finding.severity not in (ERROR, INFO) and not is_mended_by_apply(finding)
+    )
     remarks += [f"check warns of {', '.join(warned)}."] if warned else []
     folded = [paper.fold(remark, first=f"{paper.yellow('!')} ") for remark in remarks]
     left = None if room is None else room - 1
