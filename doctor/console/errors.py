@@ -32,7 +32,7 @@ class Failure:
         """The sentence goes to stderr; with --json, the object goes to stdout."""
         if as_json:
             error = {"message": self.message, "kind": self.kind, "status": self.status}
-            _echo(json_text({"schema": SCHEMA, "error": error}), err=False)
+            _echo(json_text({"schema": SCHEMA, "event": "failed", "error": error}), err=False)
         _echo(self.message if self.kind == "interrupted" else f"nanochat-doctor: {self.message}")
 
 

@@ -165,7 +165,10 @@ def test_only_finds_what_the_whole_finds(doctor: Doctor) -> None:
 def test_wrong_usage(doctor: Doctor, words: tuple[str, ...]) -> None:
     answer = doctor(*words)
     assert answer.status == 2
-    assert answer.out == ""
+    if "--json" in words:
+        assert answer.json["error"]["kind"] == "usage"
+    else:
+        assert answer.out == ""
     assert answer.err.strip()
 
 

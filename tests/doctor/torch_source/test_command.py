@@ -29,7 +29,7 @@ def unwrapped(text: str) -> str:
 def test_a_dry_run_shows_everything_and_changes_nothing(doctor: Doctor, tree: Path) -> None:
     before = sorted(tree.rglob("*"))
     said = dry(doctor, "--source", str(tree), "--no-libuv").out
-    for part in ("PyTorch 2.9.0a0 in", "USE_TENSORPIPE=0", "Jobs: ", "Time: about", "Preflight: "):
+    for part in ("PyTorch 2.9.0a0 in", "USE_TENSORPIPE=0", "Jobs: ", "Time: ", "Preflight: "):
         assert part in said
     assert sorted(tree.rglob("*")) == before and not (doctor.home / ".cache").exists()
 
