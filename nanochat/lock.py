@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ _held: list[int] = []
 def _open(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as error:
         raise NanochatError(
             f"{path.parent} cannot be written: {error.strerror or error}; choose another folder"
@@ -104,8 +105,9 @@ def _open(path: Path) -> int:
 
 def _instead(handle: int, path: Path) -> int:
     """For network file systems that know no locks: then at least processes on this machine keep apart."""
+    local = open_own(_local(path))
     os.close(handle)
-    return os.open(_local(path), os.O_RDWR | os.O_CREAT, 0o666)
+    return local
 
 
 def _wait(handle: int, waiting: Callable[[], None]) -> None:
@@ -118,5 +120,48 @@ def _wait(handle: int, waiting: Callable[[], None]) -> None:
 
 def _local(path: Path) -> Path:
     """A file on this machine's own disk that stands for a lock elsewhere."""
-    name = hashlib.blake2b(str(path.resolve()).encode(), digest_size=8).hexdigest()
-    return Path(tempfile.gettempdir()) / f"nanochat-{name}.lock"
+    return local_stand_in("nanochat", path)
+
+
+def local_stand_in(prefix: str, path: Path) -> Path:
+    """The name below the folder for temporary files of a lock that stands for `path`; each user has one."""
+    name = hashlib.blake2b(os.fsencode(path.resolve()), digest_size=8).hexdigest()
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return Path(tempfile.gettempdir()) / f"{prefix}-{user}-{name}.lock"
+
+
+def open_own(path: Path) -> int:
+    """Open a lock file, made where there is none, in a folder in which others may have put something first.
+
+    Returns:
+        the descriptor.
+
+    Raises:
+        NanochatError: it is a link, no plain file, or belongs to somebody else: what is written to it
+            would land in a file of another's choice.
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        found = None
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        raise _not_ours(path, "is no plain file")
+    handle = os.open(path, flags, 0o600)
+    try:
+        opened = os.fstat(handle)
+        if not stat.S_ISREG(opened.st_mode) or opened.st_nlink != 1:
+            raise _not_ours(path, "is no plain file of its own")
+        if hasattr(os, "geteuid") and opened.st_uid != os.geteuid():
+            raise _not_ours(path, "belongs to another user")
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _not_ours(path: Path, why: str) -> NanochatError:
+    return NanochatError(
+        f"the lock {path} {why}, so it is not written to; remove it, or set TMPDIR to a folder of your own"
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,53 @@ def write(path: Path, text: str) -> None:
     Raises:
         DoctorError: no space, no permission.
     """
+    # names of files that are no UTF-8 reach us as lone surrogates
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same for bytes; mode, owner and attributes of a file that is there stay.
+
+    Raises:
+        DoctorError: no space, no permission.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(OSError):
-            partial.chmod(path.stat().st_mode & 0o777)
+        _like(path, partial)
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise cannot_write(path, error) from error
+    with contextlib.suppress(OSError):
+        flush_folder(path.parent)
+
+
+def _like(path: Path, partial: Path) -> None:
+    """Give a new file what the old one of its name has, but for its times."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        shutil.copystat(path, partial)
+        os.utime(partial)
+        os.chown(partial, found.st_uid, found.st_gid)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make a rename in a folder survive a power cut.
+
+    Raises:
+        OSError: this file system cannot.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove(path: Path) -> None:
@@ -60,8 +95,20 @@ def read(path: Path) -> str | None:
     Raises:
         DoctorError: it is there and cannot be read.
     """
+    data = read_bytes(path)
+    return None if data is None else data.decode("utf-8", "replace")
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """What is in a plain file; None where there is none.
+
+    Raises:
+        DoctorError: it is there and cannot be read, or is a pipe, which would be waited for.
+    """
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DoctorError(f"{path} cannot be read (it is no plain file).")
+        return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:

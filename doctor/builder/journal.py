@@ -49,6 +49,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: list[Entry] = []
+        self._torn = False
         try:
             data = path.read_bytes() if path.exists() else b""
             if data and not self._read(data):
@@ -75,7 +76,9 @@ class Journal:
         return True
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        text = ("\n" if getattr(self, "_torn", False) else "") + json.dumps(line) + "\n"
+        text = ("\n" if self._torn else "") + json.dumps(line) + "\n"
+        # a disk that fills up takes half a line: the next one must not go on in it
+        self._torn = True
         with self.path.open("ab") as file:
             file.write(text.encode())
             file.flush()

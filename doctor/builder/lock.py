@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from doctor.builder.files import cannot_write
 from doctor.errors import DoctorError
+from nanochat.errors import NanochatError
+from nanochat.lock import local_stand_in, open_own
 
 LOCK_VARIABLE = "NANOCHAT_DOCTOR_LOCK"
 """Set for the commands of a step, so that they are known when a kill leaves them behind."""
@@ -65,17 +65,24 @@ def exclusive(path: Path, *, wait: bool, say: Callable[[str], None]) -> Iterator
 
 
 def _opened(path: Path) -> int:
-    """The lock file; on a file system without locks, one on the local disk that stands for it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    """The lock file; on a file system without locks, one on the local disk that stands for it.
+
+    Raises:
+        DoctorError: that one is not ours.
+        OSError: neither can be made.
+    """
+    # never through a link: who holds the lock empties the file
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         _try(descriptor)
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise
         os.close(descriptor)
-        name = hashlib.blake2b(str(path.resolve()).encode(), digest_size=8).hexdigest()
-        local = Path(tempfile.gettempdir()) / f"nanochat-doctor-{name}.lock"
-        return os.open(local, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            return open_own(local_stand_in("nanochat-doctor", path))
+        except NanochatError as foreign:
+            raise DoctorError(f"{foreign}.") from foreign
     return descriptor
 
 

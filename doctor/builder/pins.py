@@ -2,14 +2,16 @@
 `doctor.probe.torch_install` reads.
 
 pip reads `pip.conf` of the environment, uv reads `uv.toml` of the folder it is called in. Both get a
-block of ours between two marks; the rest belongs to the user and stays byte for byte. What neither
-covers: uv called outside of the checkout, `uv sync` (it obeys its lock file alone), other installers.
+block of ours between two marks; the rest belongs to the user and comes back byte for byte, whatever its
+encoding and line ends. A file that is a link, or has other names, serves others too and is left alone.
+What neither covers: uv called outside of the checkout, `uv sync` (it obeys its lock file alone), other installers.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+import stat
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from doctor.builder import files
@@ -23,7 +25,14 @@ PINNED = ("torch", "torch-npu", "triton", "pytorch-triton")
 
 OPEN = "# >>> nanochat-doctor: holds torch in place; apply writes this, apply --undo takes it away"
 CLOSE = "# <<< nanochat-doctor"
-BLOCK = re.compile(r"^# >>> nanochat-doctor:.*?^# <<< nanochat-doctor\n?", re.DOTALL | re.MULTILINE)
+WHOLE, BROKE = " (this file is new)", " (the line end before this is new)"
+"""Said behind `OPEN` where taking the block away has to take more with it."""
+
+BLOCK = re.compile(
+    rf"(?P<gap>(?:\r?\n)?)^# >>> nanochat-doctor:[^\r\n]*?(?P<broke>{re.escape(BROKE)})?(?P<end>\r?)$"
+    r".*?^# <<< nanochat-doctor(?:\r?\n|\r?$)",
+    re.DOTALL | re.MULTILINE,
+)
 
 Editor = Callable[[str], str]
 
@@ -65,7 +74,7 @@ def hold(target: Target, versions: Mapping[str, str]) -> list[str]:
     text = f"# Written by nanochat-doctor apply.\n{lines}"
     if files.read(constraints) != text:
         files.write(constraints, text)
-    dependencies = "".join(f'    "{name}=={version}",\n' for name, version in versions.items())
+    dependencies = [f'    "{name}=={version}",' for name, version in versions.items()]
     notes = [_edit(target.prefix / "pip.conf", lambda text: _pip_block(text, constraints))]
     if _is_in_checkout(target):
         uv = target.checkout / "uv.toml"
@@ -87,7 +96,8 @@ def lift(target: Target) -> None:
     paths = [target.prefix / "pip.conf"]
     paths += [target.checkout / "uv.toml"] if _is_in_checkout(target) else []
     for path in paths:
-        if note := _edit(path, lambda text: text):
+        # a file that has become a link since has our block where it leads
+        if note := _edit(path.resolve(), lambda text: text):
             raise DoctorError(note)
     files.remove(target.state / NAME)
 
@@ -104,19 +114,48 @@ class _OwnSettings(Exception):
 def _edit(path: Path, editor: Editor) -> str | None:
     """Take our block out of a file and let `editor` put one in; a reason where it cannot be done."""
     try:
-        before = files.read(path)
-        after = editor(BLOCK.sub("", before or ""))
-        if after == (before or ""):
+        data = files.read_bytes(path)
+        # any byte comes back as it was, whatever the encoding
+        before = None if data is None else data.decode("utf-8", "surrogateescape")
+        text = BLOCK.sub(_left, before or "")
+        is_new = not text and (before is None or f"{OPEN}{WHOLE}" in before)
+        after: str | None = editor(text)
+        if after == text:
+            after = None if is_new else text
+        elif after is not None:
+            _require_own(path)
+            after = after.replace(OPEN, OPEN + WHOLE) if is_new else after
+        if after == before:
             return None
-        if after:
-            files.write(path, after)
-        else:
+        if after is None:
             files.remove(path)
+        else:
+            files.write(path, after)
     except _OwnSettings as reason:
         return f"{path} is left as it is: {reason}"
     except DoctorError as error:
         return str(error)
     return None
+
+
+def _left(block: re.Match[str]) -> str:
+    """What stays of the line end before a block, and the block."""
+    gap = block["gap"]
+    return gap[: -len(f"{block['end']}\n")] if block["broke"] else gap
+
+
+def _require_own(path: Path) -> None:
+    """Refuse a file that others read under another name."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return
+    if stat.S_ISLNK(found.st_mode):
+        raise _OwnSettings(
+            f"it is a link to {path.resolve()}, which may serve others; make it a file of its own to have torch held"
+        )
+    if found.st_nlink > 1:
+        raise _OwnSettings("it has other names, too; make it a file of its own to have torch held")
 
 
 def _pip_block(text: str, constraints: Path) -> str:
@@ -132,19 +171,20 @@ def _pip_block(text: str, constraints: Path) -> str:
         raise _OwnSettings(
             f"it has a constraint already; add {url} to it, so that pip leaves torch in place"
         )
-    block = f"{OPEN}\n{{}}constraint = {url}\n{CLOSE}\n"
-    if parser.has_section("install"):
-        return re.sub(
-            r"(?m)^\[install\].*\n?",
-            lambda m: m[0].rstrip("\n") + f"\n{block.format('')}",
-            text,
-            count=1,
-        )
-    gap = "" if not text or text.endswith("\n") else "\n"
-    return text + gap + block.format("[install]\n")
+    section = re.search(r"(?m)^\[install\].*\n?", text) if parser.has_section("install") else None
+    head = [] if section else ["[install]"]
+    return _put(text, section.end() if section else len(text), [*head, f"constraint = {url}"])
 
 
-def _uv_block(text: str, dependencies: str, target: Target) -> str:
+def _put(text: str, at: int, lines: Sequence[str]) -> str:
+    """The text with a block of ours, in the line ends that it has."""
+    end = "\r\n" if "\r\n" in text else "\n"
+    broke = text[:at] != "" and not text[:at].endswith("\n")
+    block = end.join([OPEN + (BROKE if broke else ""), *lines, CLOSE, ""])
+    return text[:at] + (end if broke else "") + block + text[at:]
+
+
+def _uv_block(text: str, dependencies: Sequence[str], target: Target) -> str:
     project = files.read(target.checkout / "pyproject.toml")
     if project is None:
         raise _OwnSettings("there is no project beside it")
@@ -161,11 +201,14 @@ def _uv_block(text: str, dependencies: str, target: Target) -> str:
         raise _OwnSettings(
             f"it has constraint-dependencies already; add the lines of {target.state / NAME} to them"
         )
-    # keys stand before the first table
-    block = (
-        f"{OPEN}\n# for {target.prefix}\nconstraint-dependencies = [\n{dependencies}]\n{CLOSE}\n"
-    )
-    return block + text
+    # keys stand before the first table; a URL is one line, whatever the folder is called
+    lines = [
+        f"# for {target.prefix.absolute().as_uri()}",
+        "constraint-dependencies = [",
+        *dependencies,
+        "]",
+    ]
+    return _put(text, 0, lines)
 
 
 def _one_line(error: Exception) -> str:

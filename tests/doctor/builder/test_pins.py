@@ -11,8 +11,10 @@ from apply_world import NEW, NEWEST, World, find_uv
 from index_server import make_wheel
 
 from doctor.builder import pins
+from doctor.builder.place import Target
 from doctor.probe.torch_install import replaced
 from doctor.system import System
+from doctor.toml import tomllib
 
 pytest_plugins = ("apply_fixtures",)
 
@@ -104,7 +106,7 @@ def test_a_pip_conf_of_the_user_survives(pip_world: World, name: str) -> None:
     pins.hold(world.target, {"torch": NEWEST})
     assert path.read_text().count(">>> nanochat-doctor") == 1
     pins.lift(world.target)
-    assert path.read_text().rstrip("\n") == PIP_CONF[name].rstrip("\n")
+    assert path.read_text() == PIP_CONF[name]
 
 
 UV_TOML = {
@@ -152,3 +154,80 @@ def test_settings_of_uv_in_pyproject_are_not_hidden(uv_world: World) -> None:
     (note,) = pins.hold(world.target, {"torch": NEW})
     assert "would hide [tool.uv]" in note
     assert not (world.checkout / "uv.toml").exists()
+
+
+BYTES = {
+    "windows": b"[global]\r\ntimeout = 7\r\n",
+    "windows, a section of install, no line end": b"[global]\r\ntimeout = 7\r\n[install]",
+    "Latin-1": b"[global]\n# M\xfcller\ntimeout = 7\n",
+    "Latin-1 without a line end": b"[global]\n# M\xfcller",
+    "a byte order mark": b"\xef\xbb\xbf[global]\ntimeout = 7\n",
+    "UTF-16": "[global]\ntimeout = 7\n".encode("utf-16"),
+    "mixed line ends": b"[global]\r\na = 1\n\n\r\n[install]\nb = 2\r\n",
+    "empty": b"",
+    "blank lines": b"\n\n\r\n",
+    "a lone carriage return": b"[global]\ra = 1\r",
+    "a zero byte": b"[global]\n# \0\n",
+}
+"""What a user's pip.conf may be; uv.toml is held the same way."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Target:
+    """An environment that nothing is installed into."""
+    checkout = tmp_path / "check\nout 'ü\" \udcff"
+    prefix = checkout / ".venv"
+    prefix.mkdir(parents=True)
+    (checkout / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    return Target(str(prefix / "bin" / "python"), prefix, prefix / "nanochat-doctor", checkout)
+
+
+@pytest.mark.parametrize("name", BYTES)
+@pytest.mark.parametrize("file", [".venv/pip.conf", "uv.toml"])
+def test_every_byte_of_a_user_comes_back(place: Target, file: str, name: str) -> None:
+    path = place.checkout / file
+    path.write_bytes(BYTES[name])
+    path.chmod(0o640)
+    pins.hold(place, {"torch": NEW})
+    pins.hold(place, {"torch": NEWEST})
+    pins.lift(place)
+    assert path.read_bytes() == BYTES[name]
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert not [p for p in place.prefix.iterdir() if p.name.startswith(".")]
+
+
+def test_what_the_user_writes_beside_a_pin_stays(place: Target) -> None:
+    path = place.prefix / "pip.conf"
+    pins.hold(place, {"torch": NEW})
+    path.write_bytes(b"[global]\r\ntimeout = 7\r\n" + path.read_bytes() + b"no-deps = true")
+    pins.hold(place, {"torch": NEWEST})
+    pins.lift(place)
+    assert path.read_bytes() == b"[global]\r\ntimeout = 7\r\nno-deps = true"
+
+
+def test_what_we_made_goes(place: Target) -> None:
+    before = {path for path in place.checkout.rglob("*")}
+    assert pins.hold(place, {"torch": NEW}) == []
+    assert (place.checkout / "uv.toml").exists() and (place.prefix / "pip.conf").exists()
+    tomllib.loads((place.checkout / "uv.toml").read_text())
+    pins.lift(place)
+    assert {path for path in place.checkout.rglob("*")} - before == {place.state}
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_a_file_that_serves_others_is_not_touched(place: Target, link: str) -> None:
+    shared = place.checkout / "shared.conf"
+    shared.write_bytes(b"[global]\ntimeout = 7\n")
+    path = place.prefix / "pip.conf"
+    getattr(path, link)(shared)
+    (note,) = pins.hold(place, {"torch": NEW})
+    assert "is left as it is" in note
+    pins.lift(place)
+    assert path.is_symlink() == (link == "symlink_to") and path.samefile(shared)
+    assert shared.read_bytes() == b"[global]\ntimeout = 7\n"
+
+
+def test_a_pipe_in_place_of_settings_is_not_waited_for(place: Target) -> None:
+    os.mkfifo(place.prefix / "pip.conf")
+    (note,) = pins.hold(place, {"torch": NEW})
+    assert "is no plain file" in note
