@@ -138,6 +138,7 @@ SHAPES: Mapping[str, Mapping[str, Shape]] = {
         "chooser": {"name": str, "job": bool, "variables": list, "give": str, **SOURCED},
         "forward_compat": {"pattern": str, "works": bool, **SOURCED},
     },
+    "installers": {"cause": {"name": str, "pattern": str, "cause": str, "cure": str, **SOURCED}},
     "rust": {"crate": {"name": str, "msrv": str, **SOURCED}},
     "codes": {"code": {"name": str, "title": str}},
     "mirrors": {

@@ -146,13 +146,16 @@ class _Application:
         preview.announce(self.session, self.lines, todo, lacking, begun)
         if self.confirm is not None and not self.confirm("Go ahead?"):
             return Result(False, declined=True)
-        self._keep_way_back()
         try:
             self.session.mend(begun)
+            if begun is not None:
+                lacking = {step.id: self._missing(step) for step in self.plan.steps}
+            if any(reason is not None for reason in lacking.values()):
+                self._keep_way_back()
             count = len(self.plan.steps)
             results = []
             for number, step in enumerate(self.plan.steps, start=1):
-                fresh = begun is not None or lacking[step.id] is not None
+                fresh = lacking[step.id] is not None
                 reason = self._missing(step) if fresh else None
                 results.append(self._step(step, f"[{number}/{count}]", reason))
             self.ready = True
@@ -167,7 +170,7 @@ class _Application:
     # --- the way back -------------------------------------------------------------------
 
     def _keep_way_back(self) -> None:
-        """Note what is installed, unless a plan that was not finished has left a note of before it."""
+        """Note what is installed, unless a plan or an undo that was not finished has left a note of before it."""
         kept = snapshot.read(self.target.state)
         if kept is None or kept.complete:
             snapshot.take(self.target, self.session.plan).save(self.target.state)

@@ -1,7 +1,8 @@
-"""Half-installed packages: which there are, and how what a kill left behind is cleared away.
+"""Half-installed packages: which there are, and how what a kill left behind is set aside.
 
 Whoever installs writes a list of files, RECORD, into the metadata folder of a package. Files that it
-names and that are not there, or a folder that no list names, are what an interrupted uv or pip leaves.
+names and that are not there, or a folder that no list names, are what an interrupted uv or pip leaves;
+or somebody has put them there. So only what is as a list has it is deleted, and all else is moved.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import csv
 import os
 import shutil
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from doctor.builder.files import cannot_write
 
-OTHER_METADATA = (".egg-info", ".egg-link")
-SHARED = ("__pycache__",)
+OTHER_METADATA = (".egg-info", ".egg-link", ".egg")
+SHARED = ("__pycache__", "easy-install.pth")
 
 
 def damage(info: Path) -> str | None:
@@ -40,10 +42,15 @@ def damaged(site: Path) -> dict[str, str]:
     return {name: reason for name, reason in found if reason is not None}
 
 
-def unowned(site: Path) -> set[str]:
-    """Names in site-packages that belong to no installed package."""
-    owned = {path.split("/", 1)[0] for info in _infos(site) for path, _ in _recorded(info)}
-    owned |= {info.name for info in _infos(site)}
+def unowned(site: Path, but: Collection[str] = ()) -> set[str]:
+    """Names in site-packages that belong to no installed package.
+
+    Args:
+        but: metadata folders whose lists do not count.
+    """
+    owners = [info for info in _infos(site) if info.name not in but]
+    owned = {path.split("/", 1)[0] for info in owners for path, _ in _recorded(info)}
+    owned |= {info.name for info in _infos(site)} | set(_of_eggs(site))
     try:
         names = os.listdir(site)
     except OSError:
@@ -55,26 +62,51 @@ def unowned(site: Path) -> set[str]:
     }
 
 
-def clear(site: Path, known_damage: Collection[str], known_unowned: Collection[str]) -> list[str]:
-    """Remove what was left half-installed, apart from what was so before; returns their names.
+def _of_eggs(site: Path) -> Iterator[str]:
+    """What packages of the older kind own, whose metadata name modules."""
+    for info in site.glob("*.egg-info"):
+        with contextlib.suppress(OSError, ValueError):
+            for name in (info / "top_level.txt").read_text(encoding="utf-8").split():
+                yield from (name, f"{name}.py")
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What was not so before: metadata folders of packages that are not whole, and names that nobody owns."""
+
+    broken: tuple[str, ...]
+    unowned: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        return sorted({*self.broken, *self.unowned})
+
+
+def leftovers(
+    site: Path, known_damage: Collection[str], known_unowned: Collection[str]
+) -> Leftovers:
+    """What an interrupted installation may have left, apart from what was so before."""
+    broken = tuple(sorted(damaged(site).keys() - set(known_damage)))
+    return Leftovers(broken, tuple(sorted(unowned(site, broken) - set(known_unowned))))
+
+
+def set_aside(site: Path, found: Leftovers, folder: Path) -> None:
+    """Move it out of the way, each file below the path that it had in the environment.
 
     Raises:
-        DoctorError: something cannot be removed.
+        DoctorError: something cannot be moved.
     """
-    removed = []
     try:
-        broken = damaged(site).keys() - set(known_damage)
-        whole = (info for info in _infos(site) if info.name not in broken)
+        whole = (info for info in _infos(site) if info.name not in found.broken)
         kept = {path for info in whole for path, _ in _recorded(info)}
-        for name in broken:
-            _remove_package(site / name, kept)
-            removed.append(name)
-        for name in unowned(site) - set(known_unowned):
-            _remove(site / name)
-            removed.append(name)
+        for name in found.broken:
+            _clear_package(site / name, kept, folder)
+        # folders of the broken ones, too, with what no list names
+        for name in found.unowned:
+            _move(site / name, site, folder)
     except OSError as error:
         raise cannot_write(site, error) from error
-    return sorted(removed)
 
 
 def _infos(site: Path) -> list[Path]:
@@ -109,25 +141,48 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _remove_package(info: Path, kept: Collection[str]) -> None:
+def _clear_package(info: Path, kept: Collection[str], folder: Path) -> None:
     """Take away what a package's list names, then its metadata: the order that a kill survives.
+
+    A file that is not as the list has it may hold somebody's work, and is moved.
 
     Args:
         kept: files of other packages.
     """
     site = info.parent
-    prefix = site.resolve().parents[2]
     folders = set()
-    for path, _ in list(_recorded(info)):
+    for path, size in list(_recorded(info)):
         place = Path(os.path.normpath(site / path))
-        if path in kept or not place.is_relative_to(prefix) or place.is_relative_to(info):
+        if path in kept or not place.is_relative_to(_prefix(site)) or place.is_relative_to(info):
             continue
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        if place.is_dir() and not place.is_symlink():
+            continue  # a list names files: `.` would be all of it
+        if size is not None and _size(place) == size and not place.is_symlink():
             place.unlink()
+        else:
+            _move(place, site, folder)
         folders.add(place.parent)
-    for folder in sorted(folders, key=lambda f: len(f.parts), reverse=True):
-        _prune(folder, site)
-    _remove(info)
+    for emptied in sorted(folders, key=lambda f: len(f.parts), reverse=True):
+        _prune(emptied, site)
+    _move(info, site, folder)
+
+
+def _prefix(site: Path) -> Path:
+    return Path(os.path.normpath(site)).parents[2]
+
+
+def _move(path: Path, site: Path, folder: Path) -> None:
+    """Move a file or folder, if it is there; into a folder of its name, if some of it was moved before."""
+    if not os.path.lexists(path):
+        return
+    place = folder / path.relative_to(_prefix(site))
+    if place.is_dir() and path.is_dir() and not path.is_symlink():
+        for inside in list(path.iterdir()):
+            _move(inside, site, folder)
+        path.rmdir()
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(path, place)
 
 
 def _prune(folder: Path, site: Path) -> None:
@@ -140,10 +195,3 @@ def _prune(folder: Path, site: Path) -> None:
         except OSError:
             return
         folder = folder.parent
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

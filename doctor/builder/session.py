@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import signal
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from doctor.builder import command_line, integrity, journal, snapshot
+from doctor.builder import command_line, integrity, journal, ledger, pins
 from doctor.builder.causes import cause
 from doctor.builder.command_line import Line
 from doctor.builder.effects import DATA_STEPS
@@ -20,9 +24,13 @@ from doctor.builder.place import Target
 from doctor.builder.programs import Ended, Log, Say, signals_raise, with_own_path
 from doctor.errors import DoctorError
 
-LOCK, JOURNAL, LOGS = "lock", "journal.jsonl", "logs"
+LOCK, JOURNAL, LOGS, ASIDE = "lock", "journal.jsonl", "logs", "set-aside"
 TAIL, READ = 8, 200
 """Last lines of a failed command that are shown, and in which its cause is looked for."""
+
+REASON_SECONDS = 30.0
+REFUSED = re.compile(r"Could not fetch URL \S+ (\d{3} (?:Client|Server) Error)")
+"""What pip says of a page with -v."""
 
 
 @dataclass
@@ -66,18 +74,40 @@ class Session:
         log = Log(self.target.state / LOGS / f"{stamp}-{step}.log", inherit=(self.lock,))
         ended = Ended(0)
         for line in self._with_pip(lines):
-            before = self.target.installed()
+            ledger.begin(self.target, line)
             ended = log.run(
                 line.words,
                 cwd=self.target.checkout,
                 env=self.variables(line, constraints),
                 seconds=seconds,
             )
+            ledger.settle(self.target)
             if ended.failed:
+                ended = replace(ended, lines=(*ended.lines, *self._refusals(line, ended)))
                 break
-            if line.tool:
-                snapshot.remember_origins(self.target, before, line.index)
-        return Attempt(ended, log.path, seconds)
+        return Attempt(ended, log.path, seconds, pins.read(self.target.prefix, self.target.state))
+
+    def _refusals(self, line: Line, ended: Ended) -> list[str]:
+        """Why pip finds no version, which it tells only when it is asked to be talkative: 401, 403."""
+        known = cause(ended.lines)
+        if line.tool != "pip" or known is None or known.name != "no-version":
+            return []
+        words = (*line.words, "--dry-run", "--no-deps", "-v")
+        try:
+            done = subprocess.run(
+                words,
+                cwd=self.target.checkout,
+                env=self.variables(line),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=min(REASON_SECONDS, self.seconds),
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return []
+        said = (done.stdout + done.stderr).decode("utf-8", "replace")
+        # without the address: an index may be private
+        return [f"Could not fetch its page: {reason}" for reason in REFUSED.findall(said)]
 
     def _with_pip(self, lines: Sequence[Line]) -> Iterator[Line]:
         """The lines, and before the first that needs it the pip that an environment of uv's lacks."""
@@ -130,22 +160,33 @@ class Session:
         )
 
     def mend(self, begun: Entry | None) -> None:
-        """Clear away what an earlier run left half-installed.
+        """Put right what an earlier run was cut off in: set aside what is half-installed.
 
         Raises:
-            DoctorError: it cannot be removed.
+            DoctorError: it cannot be moved.
         """
-        if begun is None:
-            return
-        details = begun.details
-        if self.target.exists and begun.step not in DATA_STEPS:
+        if begun is not None and self.target.exists and begun.step not in DATA_STEPS:
             site = self.target.site
-            known = details.get("unowned")
+            known = begun.details.get("unowned")
             known = integrity.unowned(site) if known is None else known
-            removed = integrity.clear(site, details.get("damaged", ()), known)
-            if removed:
-                self.say(f"removed what was half-installed: {', '.join(removed)}")
-        self.journal.add(journal.REPAIRED, begun.step, self.plan)
+            found = integrity.leftovers(site, begun.details.get("damaged", ()), known)
+            if found.names:
+                folder = self._aside()
+                self.say(
+                    f"sets aside what was half-installed or is nobody's: {', '.join(found.names)}"
+                )
+                integrity.set_aside(site, found, folder)
+                if folder.exists():
+                    self.say(f"  it is in {folder}; what you do not miss there may go")
+        ledger.settle(self.target, cut_off=True)
+        if begun is not None:
+            self.journal.add(journal.REPAIRED, begun.step, self.plan)
+
+    def _aside(self) -> Path:
+        """A folder that is not there yet."""
+        first = self.target.state / ASIDE / time.strftime("%Y%m%d-%H%M%S")
+        others = (first.with_name(f"{first.name}-{number}") for number in count(2))
+        return next(path for path in chain([first], others) if not path.exists())
 
 
 @dataclass(frozen=True)
@@ -155,6 +196,8 @@ class Attempt:
     ended: Ended
     log: Path
     seconds: float
+    held: Mapping[str, str] = field(default_factory=dict)
+    """What the commands had to leave in place."""
 
     def error(self, step: str, reason: str | None, say: Say) -> DoctorError:
         """Show the last lines; the sentence says which step failed, why, and where all of it is.
@@ -165,12 +208,16 @@ class Attempt:
         said = [line for line in self.ended.lines[-READ:] if line]
         for text in said[-TAIL:]:
             say(f"  {text}")
-        known = cause(said) if self.ended.failed else None
+        known = cause(said, self.held) if self.ended.failed else None
         cure = "start again, it goes on there"
         if self.ended.expired:
             why = f"its command was not done within {self.seconds:.0f} s"
         elif known:
-            why, cure = known
+            why, cure = known.why, known.cure
+        elif self.ended.status < 0:
+            why = f"its command was killed by signal {-self.ended.status}"
+            if self.ended.status == -signal.SIGKILL:
+                why, cure = f"{why}, mostly for want of memory", "free memory and start again"
         elif self.ended.failed:
             why = f"its command ended with status {self.ended.status}"
         else:

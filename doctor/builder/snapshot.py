@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from doctor.builder import files, pins
+from doctor.builder import files, ledger, pins
 from doctor.builder.local_tree import PATH_FILE
 from doctor.builder.place import Target
 from doctor.errors import DoctorError
@@ -20,7 +20,6 @@ from doctor.tables import Tables
 
 SCHEMA = 1
 NAME = "snapshot.json"
-ORIGINS = "origins.json"
 INDEXED = re.compile(r"cpu|cu\d+|xpu|rocm[\d.]+")
 """Local tags that are names of PyTorch's indexes, too."""
 
@@ -63,7 +62,7 @@ class Snapshot:
 
     Attributes:
         plan: fingerprint of the plan before which it was taken.
-        complete: whether that plan was carried out to its end since.
+        complete: whether that plan was carried out to its end since, and no undo has begun.
     """
 
     plan: str
@@ -96,9 +95,11 @@ class Difference:
     """What separates an environment from a snapshot."""
 
     added: tuple[str, ...]
-    """Names of packages that were not there."""
+    """Names of packages that were not there, and that our commands put in."""
     lost: tuple[Package, ...]
     """Packages that are gone, or of another version now."""
+    kept: tuple[str, ...] = ()
+    """What differs, too, and stays: somebody else has put it in since, or needs it."""
 
     def __bool__(self) -> bool:
         return bool(self.added or self.lost)
@@ -106,7 +107,7 @@ class Difference:
 
 def take(target: Target, plan: str) -> Snapshot:
     """The packages that are installed now."""
-    origins = files.read_object(target.state / ORIGINS)
+    origins = ledger.read(target.state)
     packages = {name: _package(item, origins) for name, item in target.installed().items()}
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return Snapshot(plan, target.python, now, packages, pins.read(target.prefix, target.state))
@@ -147,24 +148,26 @@ def forget(state: Path) -> None:
 
 
 def difference(snapshot: Snapshot, target: Target) -> Difference:
-    """What undo has to do."""
-    now = {name: _package(item, {}) for name, item in target.installed().items()}
-    lost = [
+    """What undo has to do. What somebody else has installed since stays, but for torch and what is held with it."""
+    installed, entries = target.installed(), ledger.read(target.state)
+    now = {name: _package(item, {}) for name, item in installed.items()}
+    held = {*pins.PINNED, *snapshot.pinned}
+    ours = {name for name, item in installed.items() if ledger.is_ours(entries, item)}
+    new = [name for name in now if name not in snapshot.packages]
+    changed = [
         package
         for name, package in snapshot.packages.items()
         if name not in now
         or (now[name].version, now[name].direct) != (package.version, package.direct)
     ]
-    return Difference(tuple(name for name in now if name not in snapshot.packages), tuple(lost))
-
-
-def remember_origins(target: Target, before: Mapping[str, Distribution], index: str | None) -> None:
-    """Note from which index came what was not there before a command; None is the tools' own."""
-    origins = files.read_object(target.state / ORIGINS)
-    for name, item in target.installed().items():
-        if name not in before or before[name].version != item.version:
-            origins[name] = {"version": item.version, "index": index}
-    files.write(target.state / ORIGINS, json.dumps(origins, indent=1))
+    theirs = [name for name in new if name not in ours]
+    theirs += [p.name for p in changed if p.name in now and p.name not in ours | held]
+    staying = {*theirs, *(ledger.needed(target, theirs) - held)} if theirs else set()
+    return Difference(
+        tuple(name for name in new if name not in staying),
+        tuple(package for package in changed if package.name not in theirs),
+        tuple(name for name in (*new, *theirs) if name in staying),
+    )
 
 
 def _package(item: Distribution, origins: Mapping[str, Any]) -> Package:

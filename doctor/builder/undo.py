@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def _undo(run: Session, kept: Snapshot, confirm: Callable[[str], bool] | None) -
     _announce(run.say, snapshot.difference(kept, run.target))
     if confirm is not None and not confirm("Go ahead?"):
         return Result(False, declined=True)
+    # from here on an apply must not take what is there for the way back
+    replace(kept, complete=False).save(run.target.state)
     run.mend(begun)
     pins.lift(run.target)
     with run.noted(journal.UNDO):
@@ -74,6 +77,8 @@ def _announce(say: Say, difference: Difference) -> None:
         say(f"  removes {', '.join(difference.added)}")
     if not difference:
         say("  all packages are as before; the pins go")
+    if difference.kept:
+        say(f"  keeps {', '.join(difference.kept)}: installed since, or needed by what was")
 
 
 def _lines(difference: Difference, place: Target) -> list[Line]:

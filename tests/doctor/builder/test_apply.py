@@ -374,9 +374,14 @@ def test_what_a_kill_left_half_installed_is_mended(world: World, cpu: str) -> No
     world.index.troubles.clear()
     assert world.apply(plan).changed
     assert any("cut off in step torch" in line for line in world.said)
-    assert any(line.startswith("removed what was half-installed") for line in world.said)
+    assert any(line.startswith("sets aside what was half-installed") for line in world.said)
     assert world.version() == NEW and world.unbroken()
     assert not list(site.glob("~*")) and not (site / "torch" / "of_the_next_version.py").exists()
+    (aside,) = (world.state / "set-aside").iterdir()
+    assert any(str(aside) in line for line in world.said)
+    moved = aside / site.relative_to(world.prefix)
+    assert (moved / "torch" / "of_the_next_version.py").read_text() == "x = 1\n"
+    assert (moved / f"~orch-{OLD}.dist-info" / "METADATA").exists()
 
 
 def test_undo_after_a_kill_brings_back_the_old_torch(world: World, cpu: str) -> None:

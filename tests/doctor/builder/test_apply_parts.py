@@ -22,6 +22,9 @@ from doctor.builder.programs import Ended, Log
 from doctor.errors import DoctorError, WrongUsage
 from doctor.planner import commands
 from doctor.planner.steps import trainer_requirements
+from doctor.toml import tomllib
+
+DATA = Path(__file__).parents[1] / "data"
 
 # --- journal
 
@@ -306,7 +309,16 @@ def test_changes_are_told_in_short() -> None:
 )
 def test_the_cause_of_a_failure(line: str, word: str) -> None:
     found = cause(["Collecting torch", line])
-    assert found is not None and word in found[0]
+    assert found is not None and word in found.why
+
+
+SAID = tomllib.loads((DATA / "installers.toml").read_text(encoding="utf-8"))["said"]
+
+
+@pytest.mark.parametrize("row", SAID, ids=lambda row: row["name"])
+def test_the_kind_of_a_failure(row: dict[str, str]) -> None:
+    found = cause(row["text"].splitlines(), {"torch": "1"})
+    assert (found.name if found else "") == row["kind"]
 
 
 def test_an_unknown_failure_has_no_cause() -> None:
@@ -341,27 +353,46 @@ def test_a_package_is_whole_or_not(tmp_path: Path) -> None:
     assert integrity.damage(info) == "has no RECORD"
 
 
-def test_clearing_takes_no_file_of_others(tmp_path: Path) -> None:
+def test_clearing_takes_no_file_of_others_and_deletes_nobodys(tmp_path: Path) -> None:
     site = tmp_path / "lib" / "python3.12" / "site-packages"
     make_package(site, "good", {"shared/good.py": "x", "good.py": "x"})
     broken = make_package(
         site, "bad", {"shared/bad.py": "x", "good.py": "x", "bad/a.py": "x", "bad/b.py": "x"}
     )
+    (site / "bad" / "a.py").write_text("edited by somebody")
     (site / "bad" / "b.py").unlink()
+    (site / "bad" / "notes.txt").write_text("mine")
     outside = tmp_path / "precious"
     outside.write_text("x")
-    (broken / "RECORD").write_text((broken / "RECORD").read_text() + "../../../../precious,,\n")
+    with (broken / "RECORD").open("a") as record:
+        record.write("../../../../precious,,\n.,,\n../..,,\n,,\n")
     (site / "users.pth").write_text("")
     (site / "~ood").mkdir()
-    removed = integrity.clear(site, known_damage=(), known_unowned=("users.pth",))
-    assert removed == ["bad-1.0.dist-info", "~ood"]
-    left = sorted(
-        str(p.relative_to(site))
-        for p in site.rglob("*")
-        if p.is_file() and "dist-info" not in str(p)
-    )
-    assert left == ["good.py", "shared/good.py", "users.pth"]
+    (site / "my_research").mkdir()
+    (site / "my_research" / "result.csv").write_text("42")
+    (site / "mypath.pth").symlink_to("/nowhere")
+    old = site / "old.egg-info"
+    old.mkdir()
+    (old / "top_level.txt").write_text("oldie\n")
+    (site / "oldie.py").write_text("x")
+    found = integrity.leftovers(site, known_damage=(), known_unowned=("users.pth",))
+    assert found.names == ["bad", "bad-1.0.dist-info", "my_research", "mypath.pth", "~ood"]
+    aside = tmp_path / "nanochat-doctor" / "aside"
+    integrity.set_aside(site, found, aside)
+    left = {str(p.relative_to(site)) for p in site.rglob("*") if p.is_file()}
+    assert {p for p in left if "-info" not in p} == {
+        "good.py",
+        "oldie.py",
+        "shared/good.py",
+        "users.pth",
+    }
     assert outside.exists()
+    moved = aside / site.relative_to(tmp_path)
+    assert (moved / "my_research" / "result.csv").read_text() == "42"
+    assert os.readlink(moved / "mypath.pth") == "/nowhere"
+    assert (moved / "bad" / "notes.txt").read_text() == "mine"
+    assert (moved / "bad" / "a.py").read_text() == "edited by somebody"
+    assert (moved / "~ood").is_dir() and (moved / broken.name / "RECORD").exists()
 
 
 # --- the rest

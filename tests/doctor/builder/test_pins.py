@@ -206,12 +206,12 @@ def test_what_the_user_writes_beside_a_pin_stays(place: Target) -> None:
 
 
 def test_what_we_made_goes(place: Target) -> None:
-    before = {path for path in place.checkout.rglob("*")}
+    before = set(place.checkout.rglob("*"))
     assert pins.hold(place, {"torch": NEW}) == []
     assert (place.checkout / "uv.toml").exists() and (place.prefix / "pip.conf").exists()
     tomllib.loads((place.checkout / "uv.toml").read_text())
     pins.lift(place)
-    assert {path for path in place.checkout.rglob("*")} - before == {place.state}
+    assert set(place.checkout.rglob("*")) - before == {place.state}
 
 
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
