@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from doctor.decision import Decided, checkout, decide, own_python
 from doctor.errors import DoctorError, WrongUsage
 from doctor.paper import Paper
 from doctor.plan import Plan, Wishes
+from doctor.planner.commands import typed
 from doctor.planner.page import cost, problem_lines, remark_lines, route_lines
 from doctor.system import System
 
@@ -158,18 +159,19 @@ def write_scripts(
         WrongUsage: there is no such stage.
         DoctorError: the plan starts nothing, or the folder cannot be written.
     """
-    from doctor.render import STAGES, checkout_from, render, write
+    from doctor.render import STAGES, checkout_from, inside, render, write
 
     plan = decided.plan
     if plan.launch is None:
         raise DoctorError(f"There is nothing to start on this machine: {plan.reason}")
-    folder = output or checkout() / "runs" / plan.launch.profile
+    folder = (output or checkout() / "runs" / plan.launch.profile).absolute()
     files = render(
-        plan,
+        replace(plan, python=inside(plan.python, checkout())),
         decided.facts,
         version=__version__,
         checkout=checkout_from(folder, checkout()),
         target=target,
+        base_dir=decided.base_dir,
     )
     if stage is not None:
         names = [known.name for known in STAGES]
@@ -213,13 +215,13 @@ def speedrun(
         telling.say(f"note: {line}")
     if apply(plan, confirm=confirm, telling=telling):
         # What is installed now is the plan's torch: the scripts are made for what is there.
-        decided = decide(system, wishes, python=python, offline=True, debug=debug)
+        decided = decide(system, wishes, python=python, offline=True, debug=debug, hub=decided.hub)
     launch = decided.plan.launch
     assert launch is not None
     scripts = write_scripts(decided, output)
     for note in scripts.notes:
         telling.say(f"note: {note}")
-    telling.say(f"scripts in {scripts.folder}")
+    telling.say(f"scripts in {typed(shlex.quote(str(scripts.folder)))}")
     telling.event("scripts", **scripts.to_json())
     runner.run(scripts.folder, launch, telling.out)
     _remember(decided.plan)

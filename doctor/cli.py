@@ -296,6 +296,7 @@ def render(obj: dict[str, Any], /, output: Path | None, target: str, stage: str 
     """Write launch scripts that a person can read, change and run."""
     from doctor import actions
     from doctor.decision import decide
+    from doctor.planner.commands import typed
 
     decided = decide(
         _system(obj),
@@ -311,7 +312,7 @@ def render(obj: dict[str, Any], /, output: Path | None, target: str, stage: str 
         return 0
     for note in scripts.notes:
         click.echo(f"note: {note}")
-    click.echo(scripts.command)
+    click.echo(typed(scripts.command))
     return 0
 
 
@@ -433,11 +434,22 @@ def _prepare_streams() -> None:
             setattr(sys, name, Stream(stream))
 
 
+def _stand_somewhere() -> None:
+    """Leave a current folder that somebody has deleted: programs that we start would fail in it."""
+    try:
+        os.getcwd()
+    except OSError:
+        os.chdir("/")
+        with contextlib.suppress(OSError, ValueError):
+            click.echo("The current folder is gone; what follows is done from /.", err=True)
+
+
 def main() -> None:
     """Entry point: one sentence for what went wrong, a traceback only with --debug."""
     words = sys.argv[1:]
     if VARIABLE not in os.environ:  # what completes a word speaks to the shell, in bytes
         _prepare_streams()
+        _stand_somewhere()
     gc.disable()  # a short life makes no garbage worth a search: 5 ms of 160
     try:
         result = cli.main(prog_name="nanochat-doctor", standalone_mode=False)

@@ -23,17 +23,21 @@ from doctor.tables import Tables
 
 AREAS = frozenset({"host", "python", "nvidia", "ascend", "torch", "rust", "storage"})
 
-SECONDS = 2.0
-"""For looking and asking together; whoever waits for a plan waits for a decision, not for a server."""
-
 
 @dataclass(frozen=True)
 class Decided:
-    """A plan, and what it was made of."""
+    """A plan, and what it was made of.
+
+    Attributes:
+        hub: mirror of the hub that answered in its place.
+        base_dir: the trainer's base folder, where the user names one for the machine of the plan.
+    """
 
     plan: Plan
     facts: Facts
     tables: Tables
+    hub: str | None = None
+    base_dir: str | None = None
 
 
 def decide(
@@ -44,18 +48,19 @@ def decide(
     facts_file: Path | None = None,
     offline: bool = False,
     debug: bool = False,
+    hub: str | None = None,
 ) -> Decided:
     """Look at the machine (or read its facts) and plan.
 
     Args:
         python: the environment to plan for; default: the one that runs this tool.
         offline: ask no index. Below a root and for a facts file none is asked anyway.
+        hub: mirror of the hub that was found before, for an `offline` decision after it.
 
     Raises:
         WrongUsage: a wish that is wrong in itself.
         DoctorError: wish and machine do not go together, or the facts file cannot be read.
     """
-    began = time.monotonic()
     tables = Tables()
     check_wishes(wishes, tables)
     if system.live and facts_file is None:
@@ -67,22 +72,32 @@ def decide(
     )
     target = target_of(facts)
     if python is None:
-        return Decided(plan(facts, tables, wishes, target), facts, tables)
-    target = replace(target, python=_shown(target.python), launcher=launcher())
-    made = plan(facts, tables, wishes, target)
+        base = None if facts_file else _named_base_dir(system)
+        return Decided(plan(facts, tables, wishes, target), facts, tables, None, base)
+    # commands run in the checkout, and are typed wherever the user stands
+    target = replace(target, python=os.path.join(checkout(), target.python), launcher=launcher())
+    made = plan(facts, tables, wishes, target, hub=hub)
     # Only now: a machine that has what it needs asks nobody.
     wants_torch = made.torch is not None and made.torch.requirement is not None
     wants_data = made.launch is not None and bool(made.launch.shards)
     if not offline and (wants_torch or wants_data):
-        end = began + SECONDS
-        hub = Background(lambda: _hub(system, tables), "the hub") if wants_data else None
+        from doctor.probe.network import SECONDS
+
+        # what the probes took is not the indexes' fault
+        end = time.monotonic() + SECONDS
+        asked = Background(lambda: _hub(system, tables), "the hub") if wants_data else None
         offers = None
         if wants_torch:
-            seconds = end - time.monotonic()
-            offers = _ask(system, Context(facts, tables), made.route, python, seconds)
-        mirror = _within(hub, end) if hub else None
-        made = plan(facts, tables, wishes, target, offers, mirror)
-    return Decided(made, facts, tables)
+            offers = _ask(system, Context(facts, tables), made.route, python)
+        hub = _within(asked, end) if asked else None
+        made = plan(facts, tables, wishes, target, offers, hub)
+    return Decided(made, facts, tables, hub, _named_base_dir(system))
+
+
+def _named_base_dir(system: System) -> str | None:
+    """NANOCHAT_BASE_DIR as the user has it, from any folder the same."""
+    named = system.env.get("NANOCHAT_BASE_DIR")
+    return os.path.abspath(os.path.expanduser(named)) if named else None
 
 
 def _hub(system: System, tables: Tables) -> str | None:
@@ -112,7 +127,7 @@ def _within(call: Background[str | None], end: float) -> str | None:
         return None
 
 
-def _ask(system: System, context: Context, route: str, python: str, seconds: float) -> Offers:
+def _ask(system: System, context: Context, route: str, python: str) -> Offers:
     """What the indexes have that could serve this machine."""
     from doctor.index import ask
     from doctor.index_address import default_index
@@ -130,7 +145,6 @@ def _ask(system: System, context: Context, route: str, python: str, seconds: flo
         variants=wheels.variants(context, route),
         default_index=default_index(system, env),
         cache=cache_folder(system.env),
-        seconds=max(0.5, seconds),
     )
 
 
@@ -166,14 +180,9 @@ def checkout() -> Path:
 
 
 def launcher() -> str:
-    """How this tool is called from the checkout."""
-    return "./nanochat-doctor" if (checkout() / "nanochat-doctor").is_file() else "nanochat-doctor"
-
-
-def _shown(python: str) -> str:
-    """The interpreter as commands typed in the checkout name it."""
-    inside = os.path.relpath(python, checkout())
-    return python if inside.startswith("..") else inside
+    """How this tool is called, from any folder."""
+    path = checkout() / "nanochat-doctor"
+    return str(path) if path.is_file() else "nanochat-doctor"
 
 
 def target_of(facts: Facts) -> Target:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
 PROJECT = "torch"
-SECONDS = 2.0
+SECONDS = 5.0
+"""Most mirrors and proxies answer within one; an index that is still silent then is slow, not gone."""
+
 SHORTEST = 0.01
 """Seconds that a question gets at least; sockets know no time-out of 0."""
 DEFAULT = ""
@@ -151,7 +153,7 @@ class _Asking:
         try:
             return call.result(self._left())
         except Unknown:
-            return Answer(trouble=f"no answer within {self._limit}")
+            return Answer(trouble=f"no answer within {self._limit}", slow=True)
 
     def _left(self) -> float:
         return max(0.0, self._end - time.monotonic())
@@ -178,6 +180,7 @@ class _Reading:
             wheels=tuple(offer for question in used for offer in wheels[question]),
             unreachable={q.index: trouble for q in told if (trouble := answers[q].trouble)},
             answered=frozenset(q.index for q in told if answers[q].trouble is None),
+            slow=frozenset(q.index for q in told if answers[q].slow),
             mirror=mirror,
         )
 

@@ -25,10 +25,15 @@ FAILURE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Answer:
-    """How asking for one page went: the wheels on it, or why there is no answer."""
+    """How asking for one page went: the wheels on it, or why there is no answer.
+
+    Attributes:
+        slow: nothing was refused, and nothing came in time.
+    """
 
     files: tuple[File, ...] = ()
     trouble: str | None = None
+    slow: bool = False
 
 
 def cache_folder(env: Mapping[str, str]) -> Path | None:
@@ -79,6 +84,7 @@ class Cache:
             "url": without_credentials(url),
             "time": self.now,
             "trouble": answer.trouble,
+            "slow": answer.slow,
             "files": [dataclasses.astuple(file) for file in answer.files],
         }
         try:
@@ -109,4 +115,4 @@ def _answer(entry: Mapping[str, Any]) -> Answer:
         if not (size is None or type(size) is int):
             raise TypeError("size")
         files.append(File(name, requires_python, size))
-    return Answer(tuple(files), trouble)
+    return Answer(tuple(files), trouble, entry.get("slow") is True)

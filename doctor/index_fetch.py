@@ -45,28 +45,49 @@ def fetch(url: str, project: str, seconds: float, limit: str) -> Answer:
                 return Answer()  # the index is there, and has no such project
             if response.status_code != 200:
                 return Answer(trouble=f"HTTP {response.status_code}")
-            body = _body(response, end, limit)
+            body = _body(response, end)
             kind = response.headers.get("Content-Type", "")
         return Answer(tuple(read_page(body, kind, project)))
+    except _Late:
+        return Answer(trouble=f"no whole answer within {limit}", slow=True)
     except Unknown as error:
         return Answer(trouble=str(error))
     except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError, OSError) as error:
-        return Answer(trouble=_trouble(error, limit))
+        trouble = _trouble(error, limit)
+        return Answer(trouble=trouble, slow=trouble == _no_answer(limit))
 
 
-def _body(response: requests.Response, end: float, limit: str) -> bytes:
+class _Late(Exception):
+    """The time is over, and the page not whole."""
+
+
+def _body(response: requests.Response, end: float) -> bytes:
     body = bytearray()
-    for piece in response.iter_content(CHUNK):
+    for piece in _pieces(response):
         body += piece
         if len(body) > LARGEST:
             raise Unknown(f"the page is larger than {memory(LARGEST >> 20)}")
         if time.monotonic() > end:
-            raise Unknown(f"no whole answer within {limit}")
+            raise _Late
     announced = response.headers.get("Content-Length", "")
     # urllib3 before 2.0 takes an answer that was cut for a whole one.
     if announced.isdigit() and response.raw.tell() < int(announced):
         raise Unknown("the connection broke off")
     return bytes(body)
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """The body as it comes in: who waits for a whole piece of a page that drips looks at no clock."""
+    read = getattr(response.raw, "read1", None)
+    if read is None:  # urllib3 before 2.3
+        yield from response.iter_content(CHUNK)
+        return
+    while piece := read(CHUNK, decode_content=True):
+        yield piece
+
+
+def _no_answer(limit: str) -> str:
+    return f"no answer within {limit}"
 
 
 def _trouble(error: Exception, limit: str) -> str:
@@ -93,7 +114,7 @@ def _layers(limit: str) -> Iterator[tuple[tuple[type[BaseException], ...], str]]
     yield (ssl.SSLError, r.SSLError), "TLS: no secure connection"
     yield (socket.gaierror,), "name not resolved"
     # Not the time-outs of urllib3: there, a refused connection counts as one.
-    yield (TimeoutError, r.Timeout), f"no answer within {limit}"
+    yield (TimeoutError, r.Timeout), _no_answer(limit)
     yield (ConnectionRefusedError,), "connection refused"
     yield (r.TooManyRedirects,), "it redirects in a circle"
     yield (r.ContentDecodingError,), "the answer cannot be unpacked"

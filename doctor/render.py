@@ -93,13 +93,21 @@ class Safe(str):
 
 
 def render(
-    plan: Plan, facts: Facts, *, version: str, checkout: str, target: str = "shell"
+    plan: Plan,
+    facts: Facts,
+    *,
+    version: str,
+    checkout: str,
+    target: str = "shell",
+    base_dir: str | None = None,
 ) -> dict[str, str]:
     """The files of a run, by name; the same plan, facts and checkout give the same bytes.
 
     Args:
         version: of nanochat-doctor.
+        plan: its interpreter is named by an absolute path, or from the checkout.
         checkout: folder of the trainer, absolute, or relative to the folder of the files (`checkout_from`).
+        base_dir: the trainer's base folder; None is its default.
 
     Raises:
         DoctorError: the plan starts nothing, or names an impossible variable; a template is damaged or missing.
@@ -117,6 +125,7 @@ def render(
         "version": version,
         "checkout": checkout,
         "checkout_is_relative": not checkout.startswith("/"),
+        "base_dir": base_dir,
     }
     folder = TARGETS[target].folder
     environment = _environment(folder)
@@ -143,6 +152,13 @@ def checkout_from(folder: Path, checkout: Path) -> str:
     if checkout in folder.parents:
         return os.path.relpath(checkout, folder)
     return str(checkout)
+
+
+def inside(python: str | None, checkout: Path) -> str | None:
+    """An interpreter as it is named from the checkout, if it lies below it, so that both can be moved together."""
+    if python is None or not Path(python).is_relative_to(checkout):
+        return python
+    return str(Path(python).relative_to(checkout))
 
 
 def _environment(folder: str) -> jinja2.Environment:
@@ -223,6 +239,7 @@ def _values(plan: Plan, launch: Launch, facts: Facts) -> dict[str, Any]:
         "launch": launch,
         "base": base,
         "python": plan.python,
+        "python_is_inside": "/" in (plan.python or "") and not str(plan.python).startswith("/"),
         "source_files": launch.source_files,
         "env": _variables(launch.env),
         "stages": STAGES,

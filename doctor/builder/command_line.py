@@ -33,7 +33,8 @@ class Line:
     @property
     def text(self) -> str:
         """As a person would type it."""
-        return shlex.join(self.words)
+        set_first = (f"{name}={shlex.quote(value)}" for name, value in self.variables.items())
+        return " ".join([*set_first, shlex.join(self.words)])
 
     @property
     def tool(self) -> str | None:

@@ -12,7 +12,7 @@ from doctor.tables import Row, Tables
 
 
 def answering(tables: Tables, kind: str) -> list[Row]:
-    """Mirrors of a kind that answer within two seconds, best first; all are asked at once.
+    """Mirrors of a kind that answer in time, best first; all are asked at once.
 
     Args:
         kind: as for `Tables.mirrors`.

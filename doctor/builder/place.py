@@ -75,7 +75,7 @@ def target(python: str, checkout: Path, state: Path | None = None) -> Target:
         WrongUsage: the path cannot be that of an interpreter in an environment.
         DoctorError: it does not answer as one.
     """
-    path = Path(os.path.abspath(python))
+    path = Path(os.path.normpath(checkout.absolute() / python))
     if path.is_dir() or path.parent.name not in ("bin", "Scripts"):
         raise WrongUsage(
             f"{python} is no interpreter; give the path of one, such as .venv/bin/python."

@@ -14,6 +14,7 @@ from doctor.builder.session import Session
 from doctor.errors import DoctorError, Unknown
 from doctor.look import without_credentials
 from doctor.plan import Step
+from doctor.planner import commands
 from doctor.planner.page import cost
 from doctor.quantities import count, disk
 from doctor.system import System
@@ -50,7 +51,7 @@ def announce(
         say(f"  {step.id}: {step.title}{why}")
         for line in lines[step.id]:
             exact = _exact(session, step, line, now) if torch_stays or step.id == "torch" else None
-            shown = [f"runs {without_credentials(line.text)}"]
+            shown = [f"runs {without_credentials(commands.typed(line.text))}"]
             for text in shown if exact is None else changes.describe(exact):
                 say(f"    {text}")
     say(f"  In all {cost(todo)}.")

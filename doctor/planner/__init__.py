@@ -104,9 +104,15 @@ def _unknowns(facts: Facts) -> list[str]:
 def _network(offers: Offers | None, tables: Tables) -> list[str]:
     if offers is None or not offers.unreachable:
         return []
-    hosts = [url or "the default Python index" for url in offers.unreachable]
-    notes = [f"No answer from {joined(hosts)}."]
-    if not offers.answered:
+    called = {url: url or "the default Python index" for url in offers.unreachable}
+    reasons = [f"{called[url]} ({reason})" for url, reason in offers.unreachable.items()]
+    notes = [f"No answer from {joined(reasons)}."]
+    if offers.slow:
+        notes.append(
+            f"{joined(sorted(called[url] for url in offers.slow))} may only be slow: the plan takes its wheels from "
+            "the tables."
+        )
+    if not offers.answered and not offers.slow:
         mirrors = [f"{row['name']} ({row['url']})" for row in tables.mirrors("python")]
         notes.append(
             "Nothing can be downloaded here now: what is not installed yet needs a network, a proxy (HTTPS_PROXY) or a "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -87,11 +88,26 @@ def index_option(target: Target, url: str, option: str = "--index-url") -> list[
     return [option.replace("--index-url", "--default-index") if target.uv else option, url]
 
 
-def module(target: Target, name: str, *arguments: str) -> str:
-    """The command that runs a module of this project in the environment."""
-    return shlex.join([target.python, "-m", name, *arguments])
+def module(target: Target, name: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+    """The command that runs a module of this project in the environment, with variables before it."""
+    set_first = "".join(f"{key}={shlex.quote(value)} " for key, value in (env or {}).items())
+    return set_first + shlex.join([target.python, "-m", name, *arguments])
 
 
 def doctor(target: Target, *arguments: str) -> str:
     """A command of this tool."""
     return shlex.join([target.launcher, *arguments])
+
+
+def typed(command: str) -> str:
+    """A command as it can be typed in the current folder: paths below it short, all others whole."""
+    try:
+        here = f"{os.getcwd().rstrip('/')}/"
+        words = shlex.split(command)
+    except (OSError, ValueError):
+        return command
+    short = [word.removeprefix(here) if word != here else word for word in words]
+    # a program's name without a slash would be looked up on the PATH
+    if short and short[0] != words[0] and "/" not in short[0]:
+        short[0] = f"./{short[0]}"
+    return command if short == words else shlex.join(short)

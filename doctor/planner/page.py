@@ -11,6 +11,7 @@ from doctor.next_step import is_mended_by_apply
 from doctor.paper import Paper, columns, pad
 from doctor.plan import Launch, Plan, Step
 from doctor.planner import open_errors
+from doctor.planner.commands import typed
 from doctor.quantities import about, brief, count, disk, memory, short
 from doctor.report import finding_lines
 from doctor.visible import visible
@@ -148,7 +149,7 @@ def _table(steps: Sequence[Step], paper: Paper, verbose: bool) -> Iterator[str]:
         first, *rest = paper.fold(step.title, first=head, width=room)
         yield _row(first, row, room, wide)
         yield from rest
-        yield from (f"       {visible(command)}" for command in step.commands if verbose)
+        yield from (f"       {visible(typed(command))}" for command in step.commands if verbose)
     if len(steps) > 1:
         yield _row("     all together", total, room, wide)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -246,7 +246,7 @@ def _data(launch: Launch, tables: Tables, target: Target) -> Iterator[Step]:
         yield _sized(
             "data",
             f"Fetch {launch.shards} shards of {launch.data}",
-            (module(target, "nanochat.dataset", *arguments),),
+            (module(target, "nanochat.dataset", *arguments, env=_hub(launch)),),
             size,
             size,
         )
@@ -259,6 +259,11 @@ def _data(launch: Launch, tables: Tables, target: Target) -> Iterator[Step]:
             int(bundle["size_mb"]),
             int(bundle["disk_mb"]),
         )
+
+
+def _hub(launch: Launch) -> Mapping[str, str]:
+    """The mirror from which data come, as in the scripts of the run."""
+    return {name: value for name, value in launch.env.items() if name == "HF_ENDPOINT"}
 
 
 def _sized(name: str, title: str, commands: tuple[str, ...], network_mb: int, disk_mb: int) -> Step:

@@ -26,7 +26,7 @@ class Pick:
         requirement: what to ask pip for, exact where the version is known.
         size_mb: of the torch wheel itself, where an index said it.
         known: whether its row of the tables is of this very release, not of the one before it.
-        reachable: None where no index was asked.
+        reachable: None where no index was asked, or it is slow.
     """
 
     wheel: Wheel
@@ -81,8 +81,7 @@ def nightly(context: Context, devices: Sequence[str], offers: Offers | None) -> 
             newest = max(found, key=lambda o: _date(o.version))
             picks.append(_from_offer(wheel, newest))
         elif offers is None or wheel.index not in offers.answered:
-            reachable = None if offers is None else False
-            picks.append(Pick(wheel, wheel.index, "torch", reachable=reachable))
+            picks.append(Pick(wheel, wheel.index, "torch", reachable=_silent(wheel.index, offers)))
     return sorted(
         picks,
         key=lambda p: (
@@ -181,11 +180,16 @@ def _from_table(wheel: Wheel, offers: Offers | None) -> Iterator[Pick]:
             yield Pick(wheel, place, f"torch=={exact}")
             return  # without an answer, the first place is as good as any
         if (place or DEFAULT_INDEX) not in offers.answered:
-            yield Pick(wheel, place, f"torch=={exact}", reachable=False)
+            yield Pick(wheel, place, f"torch=={exact}", reachable=_silent(place, offers))
             continue
         offer = _offered(wheel, place, offers)
         if offer:
             yield Pick(wheel, place, f"torch=={exact}", offer.size_mb, reachable=True)
+
+
+def _silent(place: str | None, offers: Offers | None) -> bool | None:
+    """Whether an index that has not answered can be reached: False, or None where nobody knows."""
+    return None if offers is None or (place or DEFAULT_INDEX) in offers.slow else False
 
 
 def _offered(wheel: Wheel, place: str | None, offers: Offers) -> Offer | None:

@@ -16,7 +16,9 @@ from doctor.pyenv import PythonEnvironment
 from doctor.system import System
 from doctor.tables import Tables
 
-SECONDS = 2.0
+SECONDS = 5.0
+"""Who answers later is of no use; who answers within it is slow at worst."""
+
 DEFAULT_URL = re.compile(r"""^PyPI = PackageIndex\(\s*["'](https?://[^"']+)["']""", re.MULTILINE)
 
 
@@ -30,7 +32,7 @@ class Question:
 
 
 def probe(system: System, tables: Tables, env: PythonEnvironment | None) -> Network:
-    """Ask every address once; none has more than two seconds.
+    """Ask every address once, all at the same time; none has more than `SECONDS`.
 
     Raises:
         Unknown: below a root, which has no network of its own.
