@@ -153,7 +153,7 @@ class _Asking:
         try:
             return call.result(self._left())
         except Unknown:
-            return Answer(trouble=f"no answer within {self._limit}", slow=True)
+            return Answer(trouble=f"no answer within {self._limit}", unsure=True)
 
     def _left(self) -> float:
         return max(0.0, self._end - time.monotonic())
@@ -180,7 +180,7 @@ class _Reading:
             wheels=tuple(offer for question in used for offer in wheels[question]),
             unreachable={q.index: trouble for q in told if (trouble := answers[q].trouble)},
             answered=frozenset(q.index for q in told if answers[q].trouble is None),
-            slow=frozenset(q.index for q in told if answers[q].slow),
+            unsure=frozenset(q.index for q in told if answers[q].unsure),
             mirror=mirror,
         )
 

@@ -28,12 +28,12 @@ class Answer:
     """How asking for one page went: the wheels on it, or why there is no answer.
 
     Attributes:
-        slow: nothing was refused, and nothing came in time.
+        unsure: nothing was refused: nothing came in time, or a password is asked for.
     """
 
     files: tuple[File, ...] = ()
     trouble: str | None = None
-    slow: bool = False
+    unsure: bool = False
 
 
 def cache_folder(env: Mapping[str, str]) -> Path | None:
@@ -84,7 +84,7 @@ class Cache:
             "url": without_credentials(url),
             "time": self.now,
             "trouble": answer.trouble,
-            "slow": answer.slow,
+            "unsure": answer.unsure,
             "files": [dataclasses.astuple(file) for file in answer.files],
         }
         try:
@@ -115,4 +115,4 @@ def _answer(entry: Mapping[str, Any]) -> Answer:
         if not (size is None or type(size) is int):
             raise TypeError("size")
         files.append(File(name, requires_python, size))
-    return Answer(tuple(files), trouble, entry.get("slow") is True)
+    return Answer(tuple(files), trouble, entry.get("unsure") is True)

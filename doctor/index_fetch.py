@@ -44,17 +44,18 @@ def fetch(url: str, project: str, seconds: float, limit: str) -> Answer:
             if response.status_code == 404:
                 return Answer()  # the index is there, and has no such project
             if response.status_code != 200:
-                return Answer(trouble=f"HTTP {response.status_code}")
+                asked = response.status_code in (401, 407)
+                return Answer(trouble=f"HTTP {response.status_code}", unsure=asked)
             body = _body(response, end)
             kind = response.headers.get("Content-Type", "")
         return Answer(tuple(read_page(body, kind, project)))
     except _Late:
-        return Answer(trouble=f"no whole answer within {limit}", slow=True)
+        return Answer(trouble=f"no whole answer within {limit}", unsure=True)
     except Unknown as error:
         return Answer(trouble=str(error))
     except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError, OSError) as error:
         trouble = _trouble(error, limit)
-        return Answer(trouble=trouble, slow=trouble == _no_answer(limit))
+        return Answer(trouble=trouble, unsure=trouble == _no_answer(limit))
 
 
 class _Late(Exception):

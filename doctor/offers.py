@@ -37,12 +37,13 @@ class Offers:
         wheels: wheels of torch for this machine's Python and processor.
         unreachable: index URL -> why it gave no answer; "" is the key of the default Python index.
         answered: index URLs (and "" for the default one) that gave a whole answer.
-        slow: those of the unreachable that have not refused: they may answer whoever waits longer.
+        unsure: those of the unreachable that may well serve pip and uv: silent ones, which whoever waits longer
+            may hear, and those that ask for a password, which is theirs to have.
         mirror: base URL of the PyTorch wheels that answered, where it is not PyTorch's own.
     """
 
     wheels: tuple[Offer, ...] = ()
     unreachable: Mapping[str, str] = field(default_factory=dict)
     answered: frozenset[str] = frozenset()
-    slow: frozenset[str] = frozenset()
+    unsure: frozenset[str] = frozenset()
     mirror: str | None = None

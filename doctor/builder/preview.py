@@ -10,9 +10,9 @@ from doctor.builder.command_line import Line
 from doctor.builder.effects import DATA_STEPS, REPLACING
 from doctor.builder.journal import Entry
 from doctor.builder.place import Target
+from doctor.builder.private import shown
 from doctor.builder.session import Session
 from doctor.errors import DoctorError, Unknown
-from doctor.look import without_credentials
 from doctor.plan import Step
 from doctor.planner import commands
 from doctor.planner.page import cost
@@ -51,8 +51,8 @@ def announce(
         say(f"  {step.id}: {step.title}{why}")
         for line in lines[step.id]:
             exact = _exact(session, step, line, now) if torch_stays or step.id == "torch" else None
-            shown = [f"runs {without_credentials(commands.typed(line.text))}"]
-            for text in shown if exact is None else changes.describe(exact):
+            whole = [f"runs {shown(commands.typed(line.text))}"]
+            for text in whole if exact is None else changes.describe(exact):
                 say(f"    {text}")
     say(f"  In all {cost(todo)}.")
 

@@ -26,8 +26,8 @@ from types import FrameType
 from typing import IO, Any
 
 from doctor.builder.files import cannot_write
+from doctor.builder.private import shown
 from doctor.errors import Unknown
-from doctor.look import without_credentials
 
 KEPT = 100_000
 """Lines of output that are kept in memory; the log has all of them."""
@@ -53,7 +53,7 @@ class Ended:
 
     Attributes:
         status: below 0 where a signal ended it, 127 where it could not be started.
-        lines: what it said, without credentials.
+        lines: what it said, without credentials and private addresses, and visible all of it.
         expired: ended by us, because its time was up.
     """
 
@@ -121,7 +121,7 @@ class Log:
         except OSError as error:
             raise cannot_write(self.path, error) from error
         with file:
-            _note(file, f"$ {without_credentials(shlex.join(words))}")
+            _note(file, f"$ {shown(shlex.join(words))}")
             try:
                 process = subprocess.Popen(
                     words,
@@ -150,7 +150,7 @@ def _listen(
     expired = False
     try:
         for said in _lines(process, seconds):
-            line = without_credentials(said)
+            line = shown(said)
             _note(file, line)
             kept.append(line)
             heard(line)
@@ -198,7 +198,8 @@ def _lines(process: subprocess.Popen[bytes], seconds: float) -> Iterator[str]:
 def _note(file: IO[bytes], text: str) -> None:
     """One line with the time. A full disk must not hide what it has made fail."""
     with contextlib.suppress(OSError):
-        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n".encode())
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
+        file.write(f"{stamp} {text}\n".encode("utf-8", "surrogateescape"))
         file.flush()
 
 

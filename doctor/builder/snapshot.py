@@ -15,6 +15,7 @@ from doctor.builder import files, ledger, pins
 from doctor.builder.local_tree import PATH_FILE
 from doctor.builder.place import Target
 from doctor.errors import DoctorError
+from doctor.look import without_credentials
 from doctor.pyenv import Distribution
 from doctor.tables import Tables
 
@@ -172,6 +173,8 @@ def difference(snapshot: Snapshot, target: Target) -> Difference:
 
 def _package(item: Distribution, origins: Mapping[str, Any]) -> Package:
     direct = files.read_object(Path(item.folder) / "direct_url.json") or None
+    if direct and isinstance(direct.get("url"), str):
+        direct["url"] = without_credentials(direct["url"])  # pip and uv have theirs elsewhere
     origin = origins.get(item.name)
     index = None
     if isinstance(origin, dict) and origin.get("version") == item.version:

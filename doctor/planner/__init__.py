@@ -107,12 +107,12 @@ def _network(offers: Offers | None, tables: Tables) -> list[str]:
     called = {url: url or "the default Python index" for url in offers.unreachable}
     reasons = [f"{called[url]} ({reason})" for url, reason in offers.unreachable.items()]
     notes = [f"No answer from {joined(reasons)}."]
-    if offers.slow:
+    if offers.unsure:
         notes.append(
-            f"{joined(sorted(called[url] for url in offers.slow))} may only be slow: the plan takes its wheels from "
-            "the tables."
+            f"{joined(sorted(called[url] for url in offers.unsure))} may be slow, or let in pip and uv alone: "
+            "of it the plan says what the tables know."
         )
-    if not offers.answered and not offers.slow:
+    if not offers.answered and not offers.unsure:
         mirrors = [f"{row['name']} ({row['url']})" for row in tables.mirrors("python")]
         notes.append(
             "Nothing can be downloaded here now: what is not installed yet needs a network, a proxy (HTTPS_PROXY) or a "

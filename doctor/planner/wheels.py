@@ -26,7 +26,7 @@ class Pick:
         requirement: what to ask pip for, exact where the version is known.
         size_mb: of the torch wheel itself, where an index said it.
         known: whether its row of the tables is of this very release, not of the one before it.
-        reachable: None where no index was asked, or it is slow.
+        reachable: None where no index was asked, or it did not refuse.
     """
 
     wheel: Wheel
@@ -189,7 +189,7 @@ def _from_table(wheel: Wheel, offers: Offers | None) -> Iterator[Pick]:
 
 def _silent(place: str | None, offers: Offers | None) -> bool | None:
     """Whether an index that has not answered can be reached: False, or None where nobody knows."""
-    return None if offers is None or (place or DEFAULT_INDEX) in offers.slow else False
+    return None if offers is None or (place or DEFAULT_INDEX) in offers.unsure else False
 
 
 def _offered(wheel: Wheel, place: str | None, offers: Offers) -> Offer | None:

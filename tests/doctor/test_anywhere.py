@@ -144,11 +144,11 @@ def test_a_silent_index_is_no_refusal(tmp_path: Path) -> None:
     variants = {row["variant"] for row in tables.rows("torch", "wheel")}
     urls = {tables.pytorch_index(variant): "no answer within 5 s" for variant in variants}
     urls[""] = "no answer within 5 s"
-    silent = Offers(unreachable=urls, slow=frozenset(urls))
+    silent = Offers(unreachable=urls, unsure=frozenset(urls))
     made = make_plan(facts, tables, Wishes(), Target("/e/bin/python"), silent)
     assert (made.route, made.torch) == (known.route, known.torch)
     assert any("no answer within 5 s" in note and "HTTP" not in note for note in made.notes)
-    refused = Offers(unreachable={**urls, "": "HTTP 403"}, slow=frozenset(urls) - {""})
+    refused = Offers(unreachable={**urls, "": "HTTP 403"}, unsure=frozenset(urls) - {""})
     notes = make_plan(facts, tables, Wishes(), Target("/e/bin/python"), refused).notes
     assert any("the default Python index (HTTP 403)" in note for note in notes)
 

@@ -1,0 +1,60 @@
+"""Hides which index the user has set: its address may hold a password, a token or a company's name."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
+
+from doctor.errors import Unknown
+from doctor.look import without_credentials
+from doctor.tables import Tables
+from doctor.visible import visible
+
+VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX",
+             "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")  # fmt: skip
+"""Where pip and uv are told of indexes, several of them parted by blanks; uv takes NAME=URL too."""
+
+WORD = "«private»"
+
+
+def shown(line: str, env: Mapping[str, str] = os.environ) -> str:
+    """A line of pip, uv or cargo as it may be seen: no credentials, no private index, nothing that a terminal obeys."""
+    line = without_credentials(line)
+    for pattern, word in _rules(tuple(env.get(name, "") for name in VARIABLES)):
+        line = pattern.sub(word, line)
+    return visible(line, lines=True)
+
+
+@functools.cache
+def _rules(values: tuple[str, ...]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Addresses below a private host, to their scheme; then the host alone, as in errors of connections."""
+    public = {urlsplit(str(row["url"])).hostname for row in Tables().rows("mirrors", "endpoint")}
+    hosts = {host for host in _hosts(values) if host not in public}
+    found = []
+    for host in sorted(map(re.escape, hosts), key=len, reverse=True):
+        address = rf"(\b[\w+.-]+://){host}(?![\w.-])[^\s'\"`<>)\]]*"
+        found.append((re.compile(address, re.IGNORECASE), rf"\1{WORD}"))
+        found.append((re.compile(rf"(?<![\w.-]){host}(?![\w.-])", re.IGNORECASE), WORD))
+    return tuple(found)
+
+
+def _hosts(values: tuple[str, ...]) -> Iterator[str]:
+    from doctor.probe.host import pip_index, uv_index
+    from doctor.system import System
+
+    words = [word for value in values for word in value.split()]
+    for ask in (pip_index, uv_index):
+        try:
+            words.append(ask(System()) or "")
+        except Unknown:
+            continue
+    for word in words:
+        try:
+            host = urlsplit(word if "=http" not in word else word.partition("=")[2]).hostname
+        except ValueError:
+            continue
+        if host:
+            yield host
