@@ -17,13 +17,12 @@ from machines import build
 from doctor.decision import target_of
 from doctor.facts import Facts, Host, Python
 
-REPO = Path(__file__).resolve().parents[2]
 Doctor = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def doctor(tmp_path: Path) -> Doctor:
-    """Runs the tool with a cache and a base folder of its own, on an index that refuses at once."""
+    """Runs the tool from a folder of its own, with a cache and a base folder, on an index that refuses at once."""
     env = {
         **os.environ,
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
@@ -36,7 +35,7 @@ def doctor(tmp_path: Path) -> Doctor:
         command = [sys.executable, "-m", "doctor", *map(str, words)]
         return subprocess.run(
             command,
-            cwd=REPO,
+            cwd=tmp_path,
             env=env | more,
             capture_output=True,
             text=True,

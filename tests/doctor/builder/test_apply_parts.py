@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from doctor.builder import changes, command_line, integrity, proven
+from doctor.builder import changes, command_line, files, integrity, proven
 from doctor.builder.causes import cause
 from doctor.builder.changes import Change
 from doctor.builder.journal import BEGIN, BROKEN, DONE, REPAIRED, Journal
@@ -114,6 +119,115 @@ def test_a_holder_that_lives_is_named(tmp_path: Path) -> None:
         pass
 
 
+def test_the_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("years of work")
+    (tmp_path / "lock").symlink_to(precious)
+    with (
+        pytest.raises(DoctorError, match="cannot be written"),
+        exclusive(tmp_path / "lock", wait=False, say=print),
+    ):
+        pass
+    assert precious.read_text() == "years of work"
+
+
+def test_where_a_file_system_has_no_locks_the_one_that_stands_for_it_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, shared = tmp_path / "x" / "lock", tmp_path / "tmp"
+    precious = tmp_path / "precious"
+    precious.write_text("years of work")
+    shared.mkdir()
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise OSError(errno.ENOLCK, "No locks available")
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    with exclusive(path, wait=False, say=print):
+        (stand_in,) = shared.iterdir()
+    stand_in.unlink()
+    stand_in.symlink_to(precious)
+    with (
+        pytest.raises(DoctorError, match="is no plain file, so it is not written to"),
+        exclusive(path, wait=False, say=print),
+    ):
+        pass
+    assert precious.read_text() == "years of work"
+
+
+# --- disks that fail
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one page or two, which one more file fills up."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("no disk can be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "filler").open("wb") as file, contextlib.suppress(OSError):
+        for _ in range(64):
+            file.write(b"x" * 1024)
+            file.flush()
+
+
+def test_a_journal_on_a_full_disk_loses_its_last_line_alone(small_disk: Path) -> None:
+    path = small_disk / "journal.jsonl"
+    journal = Journal(path)
+    journal.add(BEGIN, "torch", "p")
+    fill(small_disk)
+    with pytest.raises(DoctorError, match="No space left on device"):
+        for number in range(100):
+            journal.add(BEGIN, f"{number}", "p", unowned=["x" * 300])
+    (small_disk / "filler").unlink()
+    journal.add(BEGIN, "last", "p")
+    found = Journal(path)
+    assert (found.entries[0].step, found.entries[-1].step) == ("torch", "last")
+    begun = found.unfinished()
+    assert begun is not None and begun.step == "torch"
+
+
+def test_small_files_on_a_full_disk_stay_as_they_were(small_disk: Path) -> None:
+    path = small_disk / "snapshot.json"
+    files.write(path, '{"old": 1}')
+    fill(small_disk)
+    with pytest.raises(DoctorError, match="No space left on device"):
+        files.write(path, "x" * 20_000)
+    assert path.read_text() == '{"old": 1}'
+    assert {p.name for p in small_disk.iterdir()} == {"snapshot.json", "filler"}
+
+
+@pytest.mark.parametrize("what", ["fsync", "replace"])
+def test_a_disk_that_fails_at_the_end_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """EIO comes when the page is written back, or at the rename: no disk here does that."""
+    path = tmp_path / "constraints.txt"
+    files.write(path, "old")
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(*((os, "fsync") if what == "fsync" else (Path, "replace")), fails)
+    with pytest.raises(DoctorError, match="Input/output error"):
+        files.write(path, "new")
+    with pytest.raises(DoctorError, match="Input/output error"):
+        Journal(tmp_path / "journal").add(BEGIN, "a", "p") if what == "fsync" else files.write(
+            path, ""
+        )
+    assert path.read_text() == "old"
+
+
 # --- commands
 
 
@@ -177,6 +291,34 @@ def test_empty_lines_and_split_characters_stay(tmp_path: Path) -> None:
 def test_a_program_that_is_not_there(tmp_path: Path) -> None:
     ended = Log(tmp_path / "l").run(["no-such-program"], cwd=tmp_path, env=os.environ)
     assert ended.status == 127 and "cannot be started" in ended.last_line()
+
+
+def test_a_private_index_and_escapes_stay_out_of_the_log(tmp_path: Path) -> None:
+    env = dict(os.environ) | {"PIP_INDEX_URL": "https://me:hunter2@pkgs.example.com/TOKEN42/simple"}
+    code = (
+        "import os; u = os.environ['PIP_INDEX_URL']; print('Looking in indexes:', u)\n"
+        "print('HTTPSConnectionPool(host=\\'pkgs.example.com\\', port=443)')\n"
+        "print('\\x1b]52;c;Zm9v\\x07 see https://mypkgs.example.com.au/x')"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", LOGGED, str(tmp_path / "l"), code],
+        env=env, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for text in (said, (tmp_path / "l").read_text()):
+        assert not any(
+            word in text for word in ("hunter2", "TOKEN42", "'pkgs.example", "\x1b", "\x07")
+        )
+        assert "Looking in indexes: https://«private»" in text
+        assert "https://mypkgs.example.com.au/x" in text, "another host"
+
+
+LOGGED = """
+import os, sys
+from pathlib import Path
+from doctor.builder.programs import Log
+log = Log(Path(sys.argv[1]))
+print(log.run([sys.executable, "-c", sys.argv[2]], cwd=Path.cwd(), env=os.environ).text)
+"""
 
 
 def test_credentials_stay_out_of_the_log(tmp_path: Path) -> None:
