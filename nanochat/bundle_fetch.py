@@ -131,9 +131,13 @@ def _unpack(archive: Path, folder: Path, origin: str) -> Bundle:
 
 def _members(source: zipfile.ZipFile, origin: str) -> dict[PurePosixPath, zipfile.ZipInfo]:
     """Files of the bundle by their paths in it; what lies beside its folder in the archive is left out."""
-    files = {PurePosixPath(info.filename): info for info in source.infolist() if not info.is_dir()}
+    infos = [info for info in source.infolist() if not info.filename.endswith("/")]
+    files = {PurePosixPath(info.filename): info for info in infos}
     for path, info in files.items():
-        leads_out = path.is_absolute() or ".." in path.parts or "\\" in info.filename
+        # a name of nothing, or of points alone, would be the folder itself
+        leads_out = (
+            not path.parts or path.is_absolute() or ".." in path.parts or "\\" in info.filename
+        )
         if leads_out or ":" in path.parts[0] or stat.S_ISLNK(info.external_attr >> 16):
             raise NanochatError(
                 f"{origin} holds '{info.filename}', a path or link that leads elsewhere, and was not unpacked; name "

@@ -84,7 +84,10 @@ def hold(target: Target, versions: Mapping[str, str]) -> list[str]:
 
 def _is_in_checkout(target: Target) -> bool:
     """uv reads a folder's settings, whatever environment it installs into: only the checkout's own is held by them."""
-    return target.prefix.resolve().is_relative_to(target.checkout.resolve())
+    places = (target.prefix, target.prefix.resolve())  # .venv may be a link to a larger disk
+    return any(place.is_relative_to(target.checkout.resolve()) for place in places) or (
+        target.prefix.is_relative_to(target.checkout)
+    )
 
 
 def lift(target: Target) -> None:

@@ -90,7 +90,7 @@ def test_scripts_keep_the_base_folder_as_given(
     base = elsewhere / name
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base))
     decided = decision.decide(System(), Wishes(profile="smoke"), offline=True)
-    folder = actions.write_scripts(decided, Path("scripts of " + name))
+    folder = actions.write_scripts(decided, Path("scripts of " + name)).folder
     assert folder == elsewhere / f"scripts of {name}"
     code = (
         '. "$1"/env.sh; printf "%s\\0" "$NANOCHAT_BASE_DIR" "$NANOCHAT_PYTHON" "$NANOCHAT_CHECKOUT"'

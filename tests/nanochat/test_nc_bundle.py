@@ -105,7 +105,7 @@ def test_a_broken_download_continues(folder: Path) -> None:
     assert (folder / "noise").read_text() == noise
 
 
-ESCAPES = ["../core.yaml", "/tmp/escaped", "eval_data/../../x", "C:/x", "..\\x"]
+ESCAPES = ["", ".", "./.", "../core.yaml", "/tmp/escaped", "eval_data/../../x", "C:/x", "..\\x"]
 
 
 @pytest.mark.parametrize("name", ESCAPES)

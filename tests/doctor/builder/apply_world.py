@@ -78,10 +78,11 @@ class World:
     index: IndexServer
     tool: str
     said: list[str] = field(default_factory=list)
+    called: str = "check out"
 
     @property
     def checkout(self) -> Path:
-        return self.folder / "check out"
+        return self.folder / self.called
 
     @property
     def prefix(self) -> Path:
@@ -225,9 +226,11 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def make_world(folder: Path, index: IndexServer, tool: str, bare: Bare) -> World:
+def make_world(
+    folder: Path, index: IndexServer, tool: str, bare: Bare, called: str = "check out"
+) -> World:
     """A checkout with an environment, an index of torch, and one of everything else."""
-    world = World(folder, index, tool)
+    world = World(folder, index, tool, called=called)
     world.checkout.mkdir(parents=True)
     (world.checkout / "pyproject.toml").write_text(PROJECT)
     shutil.copytree(bare(tool), world.prefix, symlinks=True)

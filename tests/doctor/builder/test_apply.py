@@ -32,6 +32,7 @@ from index_server import IndexServer, Trouble, Wheel, make_wheel
 from doctor.builder import effects, snapshot
 from doctor.errors import DoctorError
 from doctor.plan import Step, TorchChoice
+from doctor.toml import tomllib
 
 pytest_plugins = ("apply_fixtures",)
 
@@ -560,6 +561,25 @@ def test_a_declined_plan_leaves_no_folder_behind(uv_world: World) -> None:
     )
     assert world.apply(world.plan(step), confirm=lambda question: False).declined
     assert not world.prefix.exists()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("called", ['it\'s "a"\n$new `line`', "Prüfung 检查"])
+def test_folders_of_any_name_and_an_environment_behind_a_link(
+    tmp_path: Path, index: IndexServer, bare: Bare, small_environment: None, called: str, linked: bool
+) -> None:  # fmt: skip
+    world = make_world(tmp_path, index, "uv", bare, called)
+    if linked:
+        world.prefix.rename(tmp_path / "large disk")
+        world.prefix.symlink_to(tmp_path / "large disk")
+    plan = world.torch_plan(NEW, f"{index.url}/cpu", world.trainer())
+    assert world.apply(plan).changed and not world.apply(plan).changed
+    assert world.packages() == {"torch": NEW, "helper": "1.0", "tinynum": "2.0"}
+    assert tomllib.loads((world.checkout / "uv.toml").read_text())
+    assert world.pinned() == {"torch": NEW, "helper": "1.0"}
+    assert world.undo().changed and world.packages() == {}
+    assert {path.name for path in world.checkout.iterdir()} == {".venv", "pyproject.toml"}
+    assert world.prefix.is_symlink() == linked
 
 
 def test_every_step_of_the_planner_has_a_checker() -> None:
