@@ -56,6 +56,8 @@ class Closure:
     libraries: dict[str, Loaded] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     """Path -> why it could not be read."""
+    needed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Path -> sonames that it asks for."""
     versions: dict[str, set[str]] = field(default_factory=dict)
     """Library -> symbol versions asked of it by libraries that are no part of the system."""
 
@@ -118,6 +120,7 @@ class Linker:
                 result.unreadable[path] = self._reasons[path]
                 continue
             machine, bits, dynamic = entry
+            result.needed[path] = dynamic.needed
             if path not in system_paths:
                 for library, version in dynamic.versions:
                     result.versions.setdefault(library, set()).add(version)

@@ -37,7 +37,7 @@ def symbols(c: Context) -> Iterator[Finding]:
         if path in build.foreign_libraries:
             continue  # torch.nvjitlink-mismatch says so
         names = list(dict.fromkeys(name for gap in gaps for name in gap.names))
-        shown = joined(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        shown = _shown(names)
         reason = _reason(c, torch, gaps[0])
         yield c.finding(
             reason.code,
@@ -158,9 +158,8 @@ def parts(c: Context) -> Iterator[Finding]:
     yield c.finding(
         "torch.version-conflict",
         WARNING,
-        f"cuDNN {first.of_version} of torch {build.version} opens {joined(names[:3])}"
-        + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        + f" by name and gets {'it' if len(names) == 1 else 'them'} of cuDNN {first.version} from {folder}"
+        f"cuDNN {first.of_version} of torch {build.version} opens {_shown(names)}"
+        f" by name and gets {'it' if len(names) == 1 else 'them'} of cuDNN {first.version} from {folder}"
         + (" (LD_LIBRARY_PATH)" if by_path else " (the loader's path)")
         + ": the first convolution ends with CUDNN_STATUS_SUBLIBRARY_VERSION_MISMATCH.",
         [
@@ -173,6 +172,11 @@ def parts(c: Context) -> Iterator[Finding]:
         f"to {'.'.join(first.of_version.split('.')[:3])}, the release that this torch comes with.",
         ["unset LD_LIBRARY_PATH"] if by_path and not c.has_npu else [],
     )
+
+
+def _shown(names: Sequence[str]) -> str:
+    """`a, b, c and 4 more`."""
+    return joined([*names[:3], *([f"{len(names) - 3} more"] if len(names) > 3 else [])])
 
 
 def _release(version: str) -> str:

@@ -86,13 +86,15 @@ def _asked(
 ) -> dict[tuple[str, str], list[str]]:
     """Path of a library and soname of the one that it asks -> names."""
     found: dict[tuple[str, str], list[str]] = {}
-    prefixes = tuple(family.prefix for family in givers)
     for item in closure.libraries.values():
-        if not prefixes or item.path is None or item.via in ("cache", "default"):
+        if item.path is None or item.via in ("cache", "default"):
             continue
-        for name in _ask(system, item.path, lambda table: table.asked(prefixes)) or ():
+        needed = closure.needed.get(item.path, ())
+        prefixes = tuple(f.prefix for f, giver in givers.items() if giver.soname in needed)
+        asked = functools.partial(SymbolTable.asked, prefixes=prefixes)
+        for name in _ask(system, item.path, asked) or () if prefixes else ():
             giver = next(g for f, g in givers.items() if name.encode().startswith(f.prefix))
-            if giver.path != item.path:
+            if giver.soname in needed:
                 found.setdefault((item.path, giver.soname), []).append(name)
     return found
 
