@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from doctor.facts import TorchBuild
+from doctor.facts import Host, TorchBuild
 from doctor.tables import Row, Tables
 from doctor.versions import at_least, minor, older, parts
 
@@ -149,6 +149,13 @@ def fitting_wheels(
         if _serves(wheel, devices, driver, tables)
     ]
     return sorted(found, key=lambda w: (parts(w.version), parts(w.cuda or "0")), reverse=True)
+
+
+def cpu_arch(host: Host | None) -> str | None:
+    """The processor as the tables name it, where the plain name would mean Linux on an Intel Mac."""
+    if host is None or host.arch is None:
+        return None
+    return f"{host.arch}-macos" if host.os == "Darwin" and host.arch == "x86_64" else host.arch
 
 
 def wheels(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from doctor import compat
 from doctor.background import Background
 from doctor.errors import DoctorError, Unknown
 from doctor.facts import Facts, from_json
@@ -141,7 +142,7 @@ def _ask(system: System, context: Context, route: str, python: str) -> Offers:
     return ask(
         context.tables,
         python=context.python_minor,
-        cpu_arch=wheels.cpu_arch(context.facts.host),
+        cpu_arch=compat.cpu_arch(context.facts.host),
         variants=wheels.variants(context, route),
         default_index=default_index(system, env),
         cache=cache_folder(system.env),

@@ -98,6 +98,14 @@ SHAPES: Mapping[str, Mapping[str, Shape]] = {
             **SOURCED,
         },
         "companion": {"torch": str, **SOURCED},
+        "ended": {
+            "cpu_arch": str,
+            "name": str,
+            "torch": str,
+            "python": str,
+            "numpy": str,
+            **SOURCED,
+        },
         "runtime": {"package": str, **SOURCED},
         "footprint": {
             "flavour": str,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from doctor import invocation
+from doctor import compat, invocation
 from doctor.facts import Facts
 from doctor.findings.context import Context, joined
 from doctor.tables import Row
 from doctor.versions import parts
+
+TRAINER_FLOOR = "2.6"
+"""The oldest torch that the trainer declares to need (pyproject.toml, extra train)."""
 
 
 def torch_commands(c: Context) -> list[str]:
@@ -113,6 +116,8 @@ def how_to_get_torch(c: Context) -> str:
         return about_jetson
     if unknown_card(c):
         return "Which torch is right depends on the GPU: make it answer first, as the other findings say."
+    if not c.wheels and (why := left_behind(c)):
+        return why
     if not c.wheels and not c.capabilities:
         return "No wheel in the tables is made for this Python, processor and C library."
     if not c.wheels:
@@ -130,4 +135,23 @@ def how_to_get_torch(c: Context) -> str:
         f"Install torch {wheel.version} ({wheel.variant}), the newest with code for compute "
         f"capability {joined(c.capabilities)} and a CUDA that "
         + (f"driver {c.driver} runs." if c.driver else "a current driver runs.")
+    )
+
+
+def left_behind(c: Context) -> str | None:
+    """What can be done on a kind of machine that torch once had wheels for; None on any other."""
+    host = c.facts.host
+    rows = c.tables.rows("torch", "ended")
+    row = next((r for r in rows if r["cpu_arch"] == compat.cpu_arch(host)), None)
+    if host is None or row is None:
+        return None
+    if "Apple" in (host.cpu_model or ""):
+        return (
+            f"This is Apple silicon ({host.cpu_model}) and a Python for Intel, which Rosetta translates: make the "
+            "environment with a Python for arm64."
+        )
+    return (
+        f"{row['name']} have no wheel of torch any more: the last was {row['torch']}, for Python up to {row['python']} "
+        f"and numpy {row['numpy']}, and the trainer needs {TRAINER_FLOOR} or newer. Train in a Linux container or "
+        "virtual machine on this computer (its CPU wheels serve this processor), or on another machine."
     )

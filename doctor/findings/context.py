@@ -180,7 +180,7 @@ class Context:
         return compat.fitting_wheels(
             self.tables,
             python=self.python_minor,
-            cpu_arch=host.arch if host else None,
+            cpu_arch=compat.cpu_arch(host),
             glibc=host.libc_version if host and host.libc == "glibc" else None,
             devices=[] if self.has_npu else self.capabilities,
             driver=None if self.has_npu else self.driver,

@@ -202,7 +202,7 @@ def _no_wheel_for_driver(c: Context, driver_version: str, evidence: list[str]) -
     with_code = compat.fitting_wheels(
         c.tables,
         python=None,
-        cpu_arch=host.arch if host else None,
+        cpu_arch=compat.cpu_arch(host),
         glibc=None,
         devices=c.capabilities,
         driver=None,

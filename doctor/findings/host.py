@@ -49,7 +49,7 @@ def python_version(c: Context) -> Iterator[Finding]:
     served = _served_pythons(c)
     minor = str(c.python_minor)
     if not served or minor in served:
-        return
+        return  # where none is made for this kind of machine, torch.missing says so
     newest = max((p for p in served if not p.endswith("t")), key=parts, default="3.12")
     wanted = "torch_npu for the installed CANN" if c.has_npu else "torch wheel in the tables"
     freethreaded = " (free-threaded)" if minor.endswith("t") else ""
@@ -82,7 +82,7 @@ def _served_pythons(c: Context) -> set[str]:
     fitting = compat.fitting_wheels(
         c.tables,
         python=None,
-        cpu_arch=host.arch if host else None,
+        cpu_arch=compat.cpu_arch(host),
         glibc=None,
         devices=c.capabilities,
         driver=None,
@@ -226,7 +226,7 @@ def _held_back_by_glibc(c: Context, libc_version: str) -> Iterator[Finding]:
     unbound = compat.fitting_wheels(
         c.tables,
         python=c.python_minor,
-        cpu_arch=host.arch if host else None,
+        cpu_arch=compat.cpu_arch(host),
         glibc=None,
         devices=[] if c.has_npu else c.capabilities,
         driver=None if c.has_npu else c.driver,

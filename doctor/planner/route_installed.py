@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from doctor.facts import TorchBuild
-from doctor.findings.advice import active_cann
+from doctor.findings.advice import TRAINER_FLOOR, active_cann
 from doctor.findings.context import joined
 from doctor.plan import TorchChoice
 from doctor.planner import fitness
 from doctor.planner.question import Decision, Question
-
-TRAINER_FLOOR = "2.6"
-"""The oldest torch that the trainer declares to need (pyproject.toml, extra train)."""
 
 
 def keep(q: Question, kind: str) -> Decision | str:

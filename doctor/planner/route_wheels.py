@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from doctor import compat
-from doctor.findings.advice import jetson_advice
+from doctor.findings.advice import jetson_advice, left_behind
 from doctor.findings.context import joined
 from doctor.findings.others import names
 from doctor.plan import TorchChoice
@@ -105,7 +105,7 @@ def _this_machine(q: Question) -> str:
 
 
 def _arch(q: Question) -> str | None:
-    return wheels.cpu_arch(q.facts.host)
+    return compat.cpu_arch(q.facts.host)
 
 
 def _why_no_wheel(q: Question, picks: Sequence[wheels.Pick]) -> str:
@@ -176,7 +176,7 @@ def plain_wheel(route: str) -> Callable[[Question, str], Decision | str]:
     def choose(q: Question, kind: str) -> Decision | str:
         picks = wheels.stable(q.context, [], q.offers)
         if not picks:
-            return f"no wheel is made for {_this_machine(q)}."
+            return left_behind(q.context) or f"no wheel is made for {_this_machine(q)}."
         pick = picks[0]
         if pick.reachable is False:
             reason = (q.offers.unreachable if q.offers else {}).get(pick.index or "", "no answer")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from doctor import compat
 from doctor.compat import Runs, Wheel
-from doctor.facts import Host
 from doctor.findings.context import Context
 from doctor.offers import Offer, Offers
 from doctor.tables import Tables
@@ -139,16 +138,9 @@ def _machine(context: Context) -> dict[str, str | None]:
     host = context.facts.host
     return {
         "python": context.python_minor,
-        "cpu_arch": cpu_arch(host),
+        "cpu_arch": compat.cpu_arch(host),
         "glibc": host.libc_version if host and host.libc == "glibc" else None,
     }
-
-
-def cpu_arch(host: Host | None) -> str | None:
-    """The processor as the tables name it, where the plain name would mean Linux on an Intel Mac."""
-    if host is None or host.arch is None:
-        return None
-    return f"{host.arch}-macos" if host.os == "Darwin" and host.arch == "x86_64" else host.arch
 
 
 def _serves(wheel: Wheel, devices: Sequence[str], context: Context) -> bool:
