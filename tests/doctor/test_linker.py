@@ -413,3 +413,65 @@ def test_damaged_caches(cache: tuple[bytes, str, Path], data: st.DataObject) -> 
             changed[place] = byte
     table = parse_cache(bytes(changed))
     assert all(path.startswith("/") for paths in table.values() for path in paths)
+
+
+OPENER = """
+#include <dlfcn.h>
+#include <stdio.h>
+int main(int count, char **names) {
+    void *first = dlopen(names[1], RTLD_NOW);
+    if (!first) { puts(dlerror()); return 1; }
+    const char *(*open_part)(void) = (const char *(*)(void))dlsym(first, "open_part");
+    puts(open_part ? open_part() : "no part asked");
+    return 0;
+}
+"""
+ASKER = """
+#include <dlfcn.h>
+#include <link.h>
+const char *open_part(void) {
+    struct link_map *part = dlopen("libx.so", RTLD_NOW);
+    return part ? part->l_name : "not found";
+}
+"""
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    ("program", "asker", "environment", "places"),
+    [
+        ({"rpath": "$ORIGIN/one"}, {}, "", "one"),
+        ({"rpath": "$ORIGIN/one"}, {"runpath": "$ORIGIN/../two"}, "", "one two"),
+        ({"rpath": "$ORIGIN/one"}, {"runpath": "$ORIGIN/../two"}, "", "one"),
+        ({"rpath": "$ORIGIN/one"}, {"rpath": "$ORIGIN/../two"}, "", "one two"),
+        ({"runpath": "$ORIGIN/one"}, {}, "", "one"),
+        ({}, {"runpath": "$ORIGIN/../two"}, "three", "two three"),
+        ({}, {"rpath": "$ORIGIN/../two"}, "three", "two three"),
+    ],
+)
+def test_what_is_opened_by_name(
+    tmp_path: Path, program: dict[str, str], asker: dict[str, str], environment: str, places: str
+) -> None:
+    """A program's RPATH counts for what its libraries open, unless they have a RUNPATH: as the loader says itself."""
+    tags = {"rpath": "--disable-new-dtags", "runpath": "--enable-new-dtags"}
+    flags = [f"-Wl,{tags[kind]},-rpath,{value}" for kind, value in program.items()]
+    main = tmp_path / "main"
+    subprocess.run(
+        ["gcc", "-x", "c", "-", "-o", str(main), *flags, "-ldl"],
+        input=OPENER,
+        text=True,
+        check=True,
+    )
+    first = build_library(tmp_path / "lib" / "libfirst.so", code=ASKER, flags=["-ldl"], **asker)  # type: ignore[arg-type]
+    for place in places.split():
+        build_library(tmp_path / place / X)
+    env = {"LD_LIBRARY_PATH": str(tmp_path / environment)} if environment else {}
+    done = subprocess.run([str(main), str(first)], env=env, capture_output=True, text=True)
+    linker = Linker(System(), program=str(main))
+    linker.library_path = list(env.values())
+    closure = linker.closure([str(first)])
+    found = linker.open_by_name(closure, closure.libraries["libfirst.so"], X)
+    theirs = done.stdout.strip()
+    assert (os.path.normpath(found[0]) if found else "not found") == (
+        os.path.normpath(theirs) if "/" in theirs else theirs
+    )
