@@ -150,7 +150,7 @@ def unlisted(c: Context) -> Iterator[Finding]:
     if not left:
         return
     listed = len(nvidia.gpus)
-    retired = all(_too_old(c, device) for device in left)
+    retired = all(_before_wheels(c, device.compute_capability) for device in left)
     yield c.finding(
         "cuda.no-devices-visible",
         INFO if retired else WARNING,
@@ -177,11 +177,29 @@ def _devices(devices: list[PciDevice]) -> str:
     return f"{joined(words)} {'is' if len(words) == 1 else 'are'}"
 
 
-def _too_old(c: Context, device: PciDevice) -> bool:
+def _before_wheels(c: Context, capability: str | None) -> bool:
     """Whether a card is older than any that a wheel of the tables has code for."""
-    wheels = c.tables.rows("torch", "wheel")
-    oldest = min((cc for row in wheels for cc in row["sass"]), key=parts, default="0")
-    return bool(device.compute_capability) and older(device.compute_capability or "", oldest)
+    known = {cc for row in c.tables.rows("torch", "wheel") for cc in row["sass"]}
+    oldest = min(known, key=parts, default="0")
+    return bool(capability) and older(capability or "", oldest)
 
 
-RULES = (faults, compute_mode, visibility, mig, unlisted)
+def beyond_torch(c: Context) -> Iterator[Finding]:
+    """Cards that are too old for every wheel, beside a torch for the CPU, which is then the right one."""
+    torch = c.torch
+    cards = [gpu for gpu in c.gpus if gpu.compute_capability]
+    if torch is None or torch.flavour != "cpu" or not cards or len(cards) < len(c.gpus):
+        return
+    if not all(_before_wheels(c, gpu.compute_capability) for gpu in cards):
+        return
+    yield c.finding(
+        "torch.arch-missing",
+        INFO,
+        f"{c.gpu_names} (compute capability {joined(c.capabilities)}) is too old for every torch wheel: "
+        "training runs on the CPU here.",
+        [f"GPU {gpu.index}: compute capability {gpu.compute_capability}" for gpu in cards],
+        "Nothing is to be done; a newer card would be used.",
+    )
+
+
+RULES = (faults, compute_mode, visibility, mig, unlisted, beyond_torch)

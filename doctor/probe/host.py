@@ -350,7 +350,7 @@ def _told_by_init(system: System) -> str | None:
             text = system.text(path) or ""
             lines = text.split("\0") if path.startswith("/proc") else [f"container={text.strip()}"]
             texts += [line.partition("=")[2] for line in lines if line.startswith("container=")]
-    return next(filter(None, texts), None)
+    return next((text for text in texts if text not in ("", "wsl")), None)
 
 
 def _tools(system: System) -> dict[str, Tool]:

@@ -67,7 +67,8 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
     if system.exists("/dev/dxg") and (library or _wsl_driver(system)):
         nodes = (*nodes, "/dev/dxg")
     tegra = look("jetson", jetson.probe, system, tables)
-    answer = _ask_driver(system, look, bool(on_bus or nodes or library))
+    there = bool(on_bus or nodes or library)
+    answer = _ask_driver(system, look, there)
     if tegra and not on_bus and not answer.gpus and tegra.has_gpu_node:
         answer = jetson.answer(tegra, tables, kernel)
     gpus = answer.gpus or tuple(_gpus_without_driver(system, on_bus))
@@ -92,7 +93,7 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         stray_library=None if library else nvidia_access.stray_library(system),
         uvm=nvidia_access.uvm(system) if kernel else None,
         closed_nodes=nvidia_access.closed(system, nodes),
-        choosers=nvidia_access.choosers(system, tables),
+        choosers=nvidia_access.choosers(system, tables) if there else (),
         driver_capabilities=system.env.get("NVIDIA_DRIVER_CAPABILITIES"),
         source=answer.source,
         smi_error=answer.error,

@@ -71,8 +71,8 @@ def _row(nvml: Any, handle: Any) -> Row:
     for field in FIELDS:
         try:
             answer = field.nvml(nvml, handle)
-        except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
-            continue
+        except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound, AttributeError):
+            continue  # no such thing on this card, in this driver, or in this nvidia-ml-py
         except nvml.NVMLError as error:
             answer = f"[{complaint(nvml, error.value)}]"
         if answer is not None:

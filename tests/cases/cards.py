@@ -101,7 +101,7 @@ CARDS_AND_DRIVERS: dict[str, Case] = {
         never=("see the other findings",),
     ),
     "display card too old for any torch, CPU wheel": case(
-        pc("GTX TITAN", driver="470.256.02", torch="cpu"),
+        pc("GTX TITAN", driver="470.256.02", torch="cpu"), infos="torch.arch-missing",
     ),
     # --- visibility ---------------------------------------------------------------------------
     "CUDA_VISIBLE_DEVICES is empty": case(

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 from cases import CASES, Case
-from verdicts import check_shapes, look
+from verdicts import TABLES, check_shapes, look
 
+from doctor.facts import Facts
 from doctor.findings import ERROR, INFO, WARNING, Finding
+from doctor.findings.context import Context
+from doctor.plan import Wishes
+from doctor.planner.question import Question
+from doctor.planner.routes import decide
 
 
 def judge(case: Case, findings: list[Finding]) -> None:
@@ -39,6 +44,19 @@ def test_enough_machines() -> None:
     assert len(codes) >= 50
 
 
+def never_silently_on_the_cpu(facts: Facts, findings: list[Finding]) -> None:
+    """A GPU or NPU goes unused only where a finding blocks or tells why."""
+    context = Context(facts, TABLES)
+    if not (context.has_nvidia or context.has_npu):
+        return
+    decision, _ = decide(Question(facts, TABLES, Wishes(), None))
+    areas = {f.code.partition(".")[0] for f in findings}
+    reasons = [f for f in findings if f.code in ("host.wsl", "torch.arch-missing")]
+    assert decision.kind != "cpu" or reasons or areas & {"cuda", "npu"}, decision.reason
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_verdict(name: str, tmp_path: Path) -> None:
-    judge(CASES[name], look(CASES[name].machine, tmp_path)[1])
+    facts, findings = look(CASES[name].machine, tmp_path)
+    judge(CASES[name], findings)
+    never_silently_on_the_cpu(facts, findings)

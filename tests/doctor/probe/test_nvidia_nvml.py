@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pynvml
 import pytest
 from cases import CASES
-from machines import CARDS, Nvidia, nvidia
+from machines import CARDS, Nvidia, build, nvidia
 from machines.gpus import smi_row, uuid
 from machines.nvml import Library
+from verdicts import TABLES
 
 from doctor.errors import Unknown
-from doctor.facts import Gpu
+from doctor.facts import Facts, Gpu
+from doctor.findings import examine
+from doctor.plan import Wishes
+from doctor.planner import Target, plan
+from doctor.probe import nvidia as nvidia_probe
 from doctor.probe import nvidia_nvml, nvidia_smi
+from doctor.survey import survey
 from doctor.system import Completed, System
 
 DESCRIBED = {
@@ -116,3 +123,47 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pynvml.nvmlLib, "init", pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
     with pytest.raises(Unknown, match=r"libnvidia-ml\.so\.1"):
         nvidia_nvml.ask()
+
+
+@pytest.mark.parametrize("name", ["NVML_FI_DEV_GET_GPU_RECOVERY_ACTION", "c_nvmlGpuFabricInfo_t",
+                                  "nvmlDeviceGetGpuFabricInfo"])  # fmt: skip
+def test_an_older_nvidia_ml_py(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What it does not know is not asked; all else is."""
+    play(monkeypatch, nvidia("H100"))
+    monkeypatch.delattr(pynvml, name)
+    (gpu,) = nvidia_nvml.ask().gpus
+    assert (gpu.name, gpu.compute_mode, gpu.unknown) == ("NVIDIA H100 80GB HBM3", "Default", {})
+
+
+# --- the whole way: pynvml's answer, the bus, the verdict, the plan --------------------------------
+
+
+@pytest.mark.parametrize("name", ["no devices, with status 0", "the only card requires a reset",
+                                  "one of eight is lost", "GPU lost", "the only card is prohibited",
+                                  "docker that lost its devices", "MIG on, docker was given none",
+                                  "fabric completed, and not for one card", "seven of eight",
+                                  "cuda-compat on an A100", "exclusive, and held"])  # fmt: skip
+def test_the_same_verdict_and_plan(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """What a live machine gets is what a recorded one gets; an accelerator is never planned for its CPU."""
+    case = CASES[name]
+    described = case.machine.nvidia
+    assert described
+    if name.startswith("no devices"):
+        described = replace(described, says="No devices were found")
+    system = System(build(case.machine, tmp_path), execute=True)
+    recorded = survey(system, TABLES, debug=True)
+    play(monkeypatch, described)
+    monkeypatch.setattr(nvidia_probe, "_ask_driver", lambda *_: nvidia_nvml.ask())
+    live = survey(system, TABLES, areas=("nvidia",), debug=True).nvidia
+    assert live and recorded.nvidia
+    facts = replace(recorded, nvidia=live)
+    assert said(facts) == said(recorded)
+    plans = [plan(f, TABLES, Wishes(), Target("python")) for f in (facts, recorded)]
+    assert plans[0].route == plans[1].route
+    assert plans[0].route == "blocked" or plans[0].launch.device_type == "cuda"  # type: ignore[union-attr]
+
+
+def said(facts: Facts) -> set[tuple[str, str]]:
+    return {(f.code, f.severity) for f in examine(facts, TABLES)}
