@@ -91,7 +91,7 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         driver_library=library,
         library_version=_version_in_name(library),
         stray_library=None if library else nvidia_access.stray_library(system),
-        uvm=nvidia_access.uvm(system) if kernel else None,
+        uvm=nvidia_access.uvm(system) if kernel and not tegra else None,
         closed_nodes=nvidia_access.closed(system, nodes),
         choosers=nvidia_access.choosers(system, tables) if there else (),
         driver_capabilities=system.env.get("NVIDIA_DRIVER_CAPABILITIES"),
