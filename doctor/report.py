@@ -33,6 +33,12 @@ AREA_OF_RULES = {
 }  # fmt: skip
 """First word of a module of rules -> the area of which nobody knows, when one of them has crashed."""
 
+IN_WORDS = {
+    "free": "free space", "prefix_free": "free space", "open_files_soft": "limit of open files",
+    "libstdcxx": "libstdc++", "user_is_root": "whether you are root", "bits": "32 or 64 bits",
+}  # fmt: skip
+"""Names of values that say little to a reader who does not know the JSON."""
+
 EVIDENCE = 3
 """Lines of evidence that are shown of a finding; all with --verbose."""
 
@@ -70,7 +76,11 @@ def print_report(
     to_come = [finding.code for finding in findings if _is_to_come(finding)]
     if to_come:
         paper.line()
-        paper.prose(", ".join(to_come), first=f"{mark(INFO, paper)} not there yet: ", rest="    ")
+        paper.prose(
+            ", ".join(to_come),
+            first=f"{mark(INFO, paper)} not there yet, made by apply and speedrun: ",
+            rest="    ",
+        )
     paper.line()
     unknown = sum(state == "unknown" for state, _ in states)
     paper.prose(_counted(findings, unknown, verbose), rest="  ")
@@ -106,7 +116,7 @@ def _counted(findings: Sequence[Finding], unknown: int, verbose: bool) -> str:
     found += [count(numbers[INFO], "note")] if numbers[INFO] else []
     text = f"Found {', '.join(found)}"
     if unknown:
-        why = "" if verbose else " (why: check -v)"
+        why = "" if verbose else " (-v says why)"
         text += f"; {count(unknown, 'area')} marked ? {'is' if unknown == 1 else 'are'} not fully known{why}"
     return f"{text}."
 
@@ -156,8 +166,9 @@ def _area(facts: Facts, findings: Sequence[Finding], area: str) -> tuple[str, st
 
 def _not_known(gaps: Sequence[str], before: str) -> str:
     """The first of the values that are not known."""
+    named = [IN_WORDS.get(name, name.replace("_", " ")) for name in gaps]
     more = f" and {len(gaps) - 2} more" if len(gaps) > 2 else ""
-    return f"{before}not known: {', '.join(gaps[:2]).replace('_', ' ')}{more}" if gaps else ""
+    return f"{before}not known: {', '.join(named[:2])}{more}" if gaps else ""
 
 
 def _crashed(findings: Sequence[Finding]) -> set[str]:
