@@ -13,7 +13,7 @@ from doctor.findings.cards import KERNEL_LOG
 from doctor.findings.context import Context, joined
 from doctor.findings.cuda_silence import explained
 from doctor.findings.driver import missing as driver_missing
-from doctor.findings.driver import nothing_listed
+from doctor.findings.driver import nothing_listed, serves_none
 from doctor.findings.driver_install import advice
 from doctor.findings.finding import ERROR, WARNING, Finding
 from doctor.quantities import memory
@@ -78,7 +78,7 @@ def driver(c: Context) -> Iterator[Finding]:
         yield refusal
     elif not wsl and _driver_is_missing(nvidia, container):
         yield driver_missing(c, nvidia, c.gpu_names, evidence)
-    elif any(mark in said for mark in SMI_NO_DEVICES) or nvidia.source:
+    elif any(mark in said for mark in SMI_NO_DEVICES) or nvidia.source or serves_none(c, nvidia):
         yield from nothing_listed(c, nvidia, c.gpu_names, evidence)
     elif nvidia.smi_error and nvidia.smi_error != SMI_ABSENT:
         yield c.finding(

@@ -22,7 +22,7 @@ def missing(c: Context, nvidia: Nvidia, names: str, evidence: list[str]) -> Find
     if nvidia.kernel_driver is not None:
         state = f"kernel module {nvidia.kernel_driver} is loaded, but libcuda.so.1 is not installed"
         return _install(c, names, state, evidence)
-    refused = _refused_all(c, nvidia)
+    refused = serves_none(c, nvidia)
     if nvidia.driver_library is not None and refused:
         state = (
             f"driver {nvidia.driver_version} is installed, which does not serve it: {refused}. Its module finds "
@@ -71,7 +71,7 @@ def served_by_some_wheel(c: Context, capabilities: list[str]) -> bool:
     )
 
 
-def _refused_all(c: Context, nvidia: Nvidia) -> str | None:
+def serves_none(c: Context, nvidia: Nvidia) -> str | None:
     """Why the installed driver serves none of the cards; None where it serves one, or nothing is known."""
     cards = bus_capabilities(c)
     reasons = [
@@ -171,7 +171,7 @@ def _unsigned(c: Context, module: KernelModule) -> tuple[str, str, list[str]]:
     keys = joined([f"{r['path']} ({r['tool']})" for r in c.tables.rows("drivers", "key")], "or")
     where = f" ({module.key})" if module.key else f"; the key is usually {keys}"
     return (
-        f": Secure Boot is on, and the kernel refuses a module whose signer the firmware does not know{where}",
+        f": Secure Boot is on, and the kernel takes only a module whose signer the firmware knows{where}",
         "Enrol the key that signs it: mokutil asks for a password, and at the next start the firmware's MOK manager "
         "asks for it again (Enroll MOK). Or take your distribution's signed modules, or switch Secure Boot off in the "
         "firmware. Neither building nor loading it again helps.",
@@ -203,12 +203,12 @@ def nothing_listed(
     floors = [first for row in rows if (first := first_branch(row, c.tables))]
     if any(not at_least(c.driver or "", floor) for floor in floors):
         return  # `driver_age` says so
-    refused = _refused_all(c, nvidia)
+    refused = serves_none(c, nvidia)
     to_do = advice(c)
     yield c.finding(
         "cuda.no-devices-visible",
         ERROR,
-        f"Driver {c.driver} is loaded and lists no device, though {names} is there"
+        f"Driver {c.driver} is loaded and {'serves' if refused else 'lists'} no device, though {names} is there"
         + (f": {refused}." if refused else "."),
         evidence,
         to_do.text

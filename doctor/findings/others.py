@@ -28,7 +28,8 @@ def unsupported(c: Context) -> Iterator[Finding]:
         if not found:
             return
     cards = [d for d in found if not d.integrated and d.driver != DISPLAY_ONLY]
-    grave = bool(cards) and not (c.has_nvidia or c.has_npu)
+    # graphics of a processor are no news to their owner, unless a torch was installed for them
+    grave = bool(cards or build) and not (c.has_nvidia or c.has_npu)
     yield c.finding(
         "host.accelerator-unsupported",
         WARNING if grave else INFO,

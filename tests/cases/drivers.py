@@ -129,6 +129,10 @@ DRIVERS: dict[str, Case] = {
            smi={"says": "No devices found"}), "cuda.no-devices-visible torch.missing",
         says=("580 was the last for Volta", "nvidia-driver:580-dkms"), never=("nvidia-open",),
     ),
+    "Tesla P4, open module, nvidia-smi reaches no driver": case(
+        pc(Gpu("Tesla P4", "6.1", 7680, "1bb3"), torch=None, smi={"says": NO_DRIVER_SAYS}),
+        "cuda.no-devices-visible torch.missing", says=("open kernel module runs nothing before Turing", "proprietary"),
+    ),
     "RTX 5090, proprietary module": case(
         closed(pc("RTX 5090", torch=None, distro="debian13", smi={"says": "No devices were found"})),
         "cuda.no-devices-visible torch.missing", says=("proprietary kernel module does not run", "nvidia-open"),
@@ -192,6 +196,10 @@ DRIVERS: dict[str, Case] = {
     "AMD card with a ROCm wheel": case(
         Machine(torch="rocm", files=on_bus("1002", "744c")), warnings="host.accelerator-unsupported",
         says=("AMD Radeon RX 7900", "ROCm", "2.9.1.rocm6.4"),
+    ),
+    "graphics of a Ryzen AI Max with a ROCm wheel": case(
+        Machine(torch="rocm", files=on_bus("1002", "1586")), warnings="host.accelerator-unsupported",
+        says=("Strix Halo", "ROCm"),
     ),
     "Intel Arc with an XPU wheel": case(
         Machine(torch=Torch(version="2.9.1+xpu", triton=None), files=on_bus("8086", "e20b")),
