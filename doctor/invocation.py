@@ -48,6 +48,8 @@ def _from_here(path: str) -> str:
     """A path from the current folder, or as it is where that is shorter or the folder is gone."""
     try:
         relative = os.path.relpath(path)
+        if os.getcwd() == "/":  # also where the user's own folder is gone
+            return path
     except OSError:
         return path
     if os.sep not in relative:

@@ -100,9 +100,12 @@ def doctor(target: Target, *arguments: str) -> str:
 
 
 def typed(command: str) -> str:
-    """A command as it can be typed in the current folder: paths below it short, all others whole."""
+    """A command as it can be typed in the current folder: paths below it short, all others whole.
+
+    Below `/` nothing is short: there we also stand where the user's own folder is gone.
+    """
     try:
-        here = f"{os.getcwd().rstrip('/')}/"
+        here = f"{os.getcwd()}/"
         words = shlex.split(command)
     except (OSError, ValueError):
         return command

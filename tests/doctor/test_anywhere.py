@@ -72,6 +72,11 @@ def test_paths_are_short_on_the_screen_only(
     assert typed(command.format(here=tmp_path)) == short.format(here=tmp_path)
 
 
+def test_from_the_root_paths_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert typed("/opt/x/run -o /srv/out") == "/opt/x/run -o /srv/out"
+
+
 NAMES = [
     "base",
     "base dir",
