@@ -20,6 +20,7 @@ from doctor.console.completion import SHELLS, VARIABLE, among, areas, files, sta
 from doctor.console.errors import failure, wants_json
 from doctor.console.events import Telling
 from doctor.console.help import HELP_NAMES, DefaultsToCheck, option
+from doctor.credentials import learn
 from doctor.errors import Unknown, WrongUsage
 from doctor.facts import AREAS, SCHEMA, Facts, to_json
 from doctor.survey import DEFAULT_AREAS, survey
@@ -450,6 +451,7 @@ def main() -> None:
     if VARIABLE not in os.environ:  # what completes a word speaks to the shell, in bytes
         _prepare_streams()
         _stand_somewhere()
+    learn(os.environ)
     gc.disable()  # a short life makes no garbage worth a search: 5 ms of 160
     try:
         result = cli.main(prog_name="nanochat-doctor", standalone_mode=False)

@@ -67,8 +67,8 @@ def number(text: str) -> int | None:
 
 
 def without_credentials(url: str) -> str:
-    """A URL with user and password left out."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", url)
+    """A URL with user and password left out, whatever signs the password has."""
+    return re.sub(r"(?<=://)(?:[^\s\"'<>/@:]*:[^\s\"'<>]*|[^\s\"'<>/@]+)@", "", url)
 
 
 def bracketed(text: str) -> tuple[str, ...]:

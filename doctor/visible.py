@@ -14,6 +14,8 @@ import re
 import unicodedata
 from typing import IO, Any
 
+from doctor.credentials import without_secrets
+
 OWN_COLOURS = re.compile(r"(\x1b\[(?:0|1|2|4|3[1-7]|9[1-7])m)")
 """What we colour with; not among them what hides text (concealed, black, a background)."""
 
@@ -72,7 +74,10 @@ _JSON = _JsonEscapes({ord("\n"): "\n", ord("\t"): "\t"})
 
 
 class Stream(io.TextIOWrapper):
-    """Standard output or error: what is not printable is shown, our own colours are kept on a terminal."""
+    """Standard output or error: what is not printable is shown, secrets are not.
+
+    Our own colours are kept on a terminal.
+    """
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         super().__init__(
@@ -94,13 +99,14 @@ class Stream(io.TextIOWrapper):
         """
         if not isinstance(text, str):
             raise TypeError(f"write() takes text, not {type(text).__name__}")
+        length, text = len(text), without_secrets(text)
         if not self._colours:
             super().write(visible(text, lines=True))
-            return len(text)
+            return length
         parts = OWN_COLOURS.split(text)
         parts[::2] = (visible(part, lines=True) for part in parts[::2])
         super().write("".join(parts))
-        return len(text)
+        return length
 
     def control(self, sequence: str) -> None:
         """Write a control sequence of our own as it is."""

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
+from doctor.credentials import without_secrets
 from doctor.errors import Unknown
-from doctor.look import without_credentials
 from doctor.tables import Tables
 from doctor.visible import visible
 
@@ -22,7 +22,7 @@ WORD = "«private»"
 
 def shown(line: str, env: Mapping[str, str] = os.environ) -> str:
     """A line of pip, uv or cargo as it may be seen: no credentials, no private index, nothing that a terminal obeys."""
-    line = without_credentials(line)
+    line = without_secrets(line)
     for pattern, word in _rules(tuple(env.get(name, "") for name in VARIABLES)):
         line = pattern.sub(word, line)
     return visible(line, lines=True)

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 
+from doctor.credentials import learn_indexes, shown_index
 from doctor.errors import Unknown
 from doctor.facts import Host, Tool
 from doctor.linker import Linker
@@ -101,8 +102,8 @@ def probe(system: System, linker: Linker) -> Host:
         user_is_root=look("user_is_root", _is_root, system),
         usr_include=system.is_dir("/usr/include"),
         tools=_tools(system),
-        pip_index=look("pip_index", pip_index, system),
-        uv_index=look("uv_index", uv_index, system),
+        pip_index=look("pip_index", _shown, system, pip_index),
+        uv_index=look("uv_index", _shown, system, uv_index),
         proxy_variables=tuple(
             name for name in system.env if name.lower() in PROXY_VARIABLES and system.env[name]
         ),
@@ -367,6 +368,11 @@ def _tools(system: System) -> dict[str, Tool]:
 # --- package indexes -------------------------------------------------------------------------
 
 
+def _shown(system: System, ask: Callable[[System], str | None]) -> str | None:
+    url = ask(system)
+    return shown_index(url) if url else None
+
+
 def pip_index(system: System) -> str | None:
     """Index that pip's environment or configuration names, without credentials."""
     if system.env.get("PIP_INDEX_URL"):
@@ -380,6 +386,7 @@ def pip_index(system: System) -> str | None:
         text = system.text(path) if path and path.startswith("/") else None
         if not text:
             continue
+        learn_indexes(text)
         parser = configparser.RawConfigParser(strict=False)
         try:
             parser.read_string(text)
@@ -403,6 +410,7 @@ def uv_index(system: System) -> str | None:
     home = system.env.get("XDG_CONFIG_HOME") or f"{system.home()}/.config"
     for path in (f"{home}/uv/uv.toml", "/etc/uv/uv.toml"):
         text = system.text(path) or ""
+        learn_indexes(text)
         url = re.search(r"""^\s*index-url\s*=\s*["']([^"']+)""", text, re.MULTILINE)
         default = re.search(
             r"""\[\[index\]\][^\[]*?url\s*=\s*["']([^"']+)["'][^\[]*?default\s*=\s*true""", text

@@ -9,6 +9,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from doctor.background import Background
+from doctor.credentials import PRIVATE, is_public
 from doctor.errors import Unknown
 from doctor.facts import Endpoint, Network
 from doctor.probe.host import pip_index, uv_index
@@ -101,7 +102,8 @@ def _host(question: Question) -> str:
     if question.name.startswith("the default"):
         return ""
     try:
-        return urlsplit(question.url).hostname or ""
+        host = urlsplit(question.url).hostname or ""
+        return host if is_public(question.url) else PRIVATE
     except ValueError:
         return ""
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from doctor.credentials import learn_indexes, shown_index
 from doctor.errors import Unknown
 from doctor.facts import Rust
-from doctor.look import Look, without_credentials
+from doctor.look import Look
 from doctor.probe.identity import elf_machine, program_version, uname
 from doctor.pyenv import Module, PythonEnvironment, python_tags
 from doctor.system import System
@@ -105,7 +106,11 @@ def _mirror(system: System) -> str | None:
         url = re.search(
             rf"\[source\.['\"]?{source}['\"]?\][^\[]*?registry\s*=\s*['\"]([^'\"]+)", text
         )
-        return without_credentials(url.group(1)) if url else replaced.group(1)
+        if url is None:
+            return replaced.group(1)
+        learn_indexes(text)
+        scheme, plus, rest = url.group(1).rpartition("+")
+        return f"{scheme}{plus}{shown_index(rest)}"
     return None
 
 

@@ -5,15 +5,24 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machines import build
+from verdicts import TABLES
 
-from doctor.facts import Facts, Gpu, Host, Nvidia, Python, to_json
+from doctor.credentials import without_secrets
+from doctor.decision import target_of
+from doctor.facts import Facts, Gpu, Host, Nvidia, Python, from_json, to_json
+from doctor.plan import Wishes
+from doctor.planner import plan
 from doctor.redact import redact
+from doctor.survey import survey
 from doctor.system import System
 
 # built from parts, so that no scanner takes the test for a leak
@@ -58,7 +67,7 @@ def test_labelled_secrets(system: System, label: str) -> None:
     ("text", "expected"),
     [
         ("GPU-3f1c9a52-77aa-4b1e-9a2d-0123456789ab", "GPU-…"),
-        ("GPU-3f1c9a52", "GPU-3f1c9a52"),
+        ("GPU-3f1c9a52", "GPU-…"),
         ("1g.10gb MIG-3f1c9a52-77aa-4b1e-9a2d-0123456789ab", "1g.10gb MIG-…"),
         ("MIG-GPU-3f1c9a52-77aa-4b1e-9a2d-0123456789ab/1/0", "MIG-GPU-…/1/0"),
         ("id 3F1C9A52-77AA-4B1E-9A2D-0123456789AB.", "id …."),
@@ -66,8 +75,8 @@ def test_labelled_secrets(system: System, label: str) -> None:
         ("serial=1320220012345, ok", "serial=… ok"),
         ("link 6c:34:91:87:3d:46 up", "link … up"),
         ("from 192.168.1.17 to 10.0.0.1:8080", "from … to …:8080"),
-        ("https://user:pass@mirror.example/simple", "https://mirror.example/simple"),
-        ("https://mirror.example/simple", "https://mirror.example/simple"),
+        ("https://user:pass@mirror.example/simple", "https://«private»"),
+        ("https://mirror.example/simple", "https://«private»"),
     ],
 )
 def test_identifiers(system: System, text: str, expected: str) -> None:
@@ -129,12 +138,12 @@ def test_long_addresses(system: System, address: str) -> None:
         ("/home/fred/nanochat", "/home/…/nanochat"),
         ("/Users/fred/x and /home/betty", "/Users/…/x and /home/…"),
         ("/mnt/home/fred/x", "/mnt/home/…/x"),
-        ("/homes/fred", "/homes/fred"),
+        ("/homes/fred", "/homes/…"),
         ("/scratch/wilma/run", "/scratch/…/run"),
         ("wilma@bedrock-07", "…@…"),
         ("on bedrock-07.example.org", "on ….example.org"),
         ("wilmas-tool", "wilmas-tool"),
-        ("wilma-tool", "wilma-tool"),
+        ("wilma-tool", "…-tool"),
         ("bedrock-071", "bedrock-071"),
     ],
 )
@@ -175,8 +184,6 @@ def test_keys_are_never_touched_and_uuids_dropped(system: System) -> None:
 
 
 def test_whole_facts_can_still_be_read(system: System) -> None:
-    from doctor.facts import from_json
-
     uuid = "GPU-3f1c9a52-77aa-4b1e-9a2d-0123456789ab"
     facts = Facts(
         host=Host(os="Linux", kernel="6.8.0-48-generic", unknown={"os": "wilma said no"}),
@@ -224,3 +231,157 @@ def test_a_secret_does_not_hide_in_any_text(before: str, after: str) -> None:
     bare.env = {}
     shown = redact(f"{before} {SECRETS[0]} {after}", bare)
     assert LONG not in shown
+
+
+# --- forty secrets in forty places --------------------------------------------------------------
+
+HEX = "9f8e7d6c5b4a39281706f5e4d3c2b1a0"
+PLANTED = {
+    **{f"mark {number}": secret for number, secret in enumerate(SECRETS)},
+    "GitHub user": "gh" + "u_" + LONG,
+    "GitHub server": "gh" + "s_" + LONG,
+    "pypi": "pypi" + "-AgEIcHlwaS5vcmc" + LONG,
+    "Google": "AI" + "za" + LONG[:35],
+    "Anthropic": "s" + "k-ant-" + LONG,
+    "npm": "npm" + "_" + LONG,
+    "Docker": "dckr" + "_pat_" + LONG,
+    "NVIDIA": "nv" + "api-" + LONG,
+    "GitLab deploy": "gl" + "dt-" + LONG,
+    "Slack app": "xox" + "p-" + LONG,
+    "wandb": "a1b2c3d4e5" * 4,
+    "private key": "-----BEGIN " + "RSA PRIVATE KEY-----" + LONG,
+    "bearer": "Authorization: Bearer hunter22hunter",
+    "basic": "authorization=Basic aHVudGVyMjI6aHVudGVyMjI=",
+    "AWS": "AWS_SECRET_ACCESS_KEY=hunter22/hunter+22",
+    "pass": "https://zed:hunter22/hun@ter@pkgs.corp.example/simple",
+    "path": f"https://pkgs.corp.example/{LONG}/simple",
+    "query": "https://pkgs.corp.example/simple?token=hunter22",
+    "login": "https://hunter22@pkgs.corp.example/simple",
+    "e-mail": "wilma.flint@bedrock.example",
+    "MAC": "6c:34:91:87:3d:46",
+    "MAC with dashes": "6C-34-91-87-3D-46",
+    "MAC with points": "6c34.9187.3d46",
+    "IPv4": "192.168.17.4",
+    "IPv6": "2001:db8:85a3::8a2e:370:7334",
+    "IPv6 of a link": "fe80::6e34:91ff:fe87:3d46%eth0",
+    "UUID": "3f1c9a52-77aa-4b1e-9a2d-0123456789ab",
+    "GPU": "GPU-3f1c9a52-77aa-4b1e-9a2d-0123456789ab",
+    "short GPU": "GPU-3f1c9a52",
+    "MIG": "MIG-3f1c9a52-77aa-4b1e-9a2d-0123456789ab",
+    "machine id": HEX,
+    "serial": "Serial Number: 1025C9048790",
+    "S/N": "S/N: J1004ZZ77",
+    "user": "/scratch/wilma/x",
+    "tag": "wilma-d4",
+    "tag with a line": "run_wilma_7",
+    "capital": "Wilma",
+    "home": "/home/fredflint/x",
+    "home elsewhere": "/mnt/home2/fredflint/x",
+    "Windows": "C:\\Users\\Fred Flint\\AppData",
+    "WSL": "/mnt/c/Users/Fred Flint/AppData",
+    "share": "\\\\filer07\\people\\fredflint",
+    "host": "bedrock-07",
+    "host and domain": "bedrock-07.quarry.example",
+    "internal": "nexus.quarry.internal",
+    "account": "SLURM_JOB_ACCOUNT=quarry-llm",
+    "job": "--job-name=quarry-llm",
+}
+VISIBLE_PARTS = (
+    LONG[:10], HEX, "a1b2c3d4e5", "hunter", "corp", "bedrock", "flint", "6c", "6C-", "192.168", "db8", "6e34",
+    "3f1c9a52",
+    "1025C", "J1004", "wilma", "Wilma", "Fred", "filer07", "quarry", "zed",
+)  # fmt: skip
+"""What of them may be seen nowhere."""
+
+PLACES = {
+    "host": ["distro_name", "pip_index", "uv_index"],
+    "python": ["executable", "chosen_by", "prefix", "headers"],
+    "nvidia": ["driver_library", "smi_error", "nvcc"],
+    "ascend": ["smi_path", "smi_error", "device_group", "active_toolkit", "nnal"],
+    "torch": ["installed_by", "shadowing_path", "import_blocker"],
+    "rust": ["rustc_path", "off_path", "toolchain_file", "mirror", "crate", "module_path", "module_stale"],
+    "storage": ["base_dir", "tokenizer", "tokenizer_damage"],
+}  # fmt: skip
+
+
+def planted(secret: str) -> dict[str, Any]:
+    """Facts with a secret in every field of text in which nothing decides, and in every reason."""
+    data = to_json(Facts())
+    for area, names in PLACES.items():
+        free = [name for name in names if name != "distro_name"]
+        data[area] = dict.fromkeys(free, f"at {secret}, so") | {"unknown": {"version": secret}}
+    data["unknown"] = {"nvidia": f"the probe failed: {secret}"}
+    data["python"]["import_path"] = [secret, f"/opt/{secret}/lib"]
+    data["python"]["shadowed_modules"] = [secret]
+    data["nvidia"]["gpus"] = [
+        {"index": 0, "processes": [{"pid": 1, "name": secret}], "unknown": {"name": secret}}
+    ]
+    data["nvidia"]["toolkits"] = [{"path": secret}]
+    data["storage"]["checkpoints"] = {"base": [f"{secret}/model_1.pt"]}
+    data["storage"]["checkpoint_damage"] = [f"{secret}: cut short"]
+    data["storage"]["shards"] = [{"path": secret, "damaged": [secret]}]
+    data["network"] = {"endpoints": [{"name": secret, "host": secret, "trouble": secret}]}
+    data["deep"] = {"checks": [{"name": secret, "detail": secret}]}
+    return data
+
+
+def leaves(value: Any) -> list[str]:
+    """All texts of a value, keys left out."""
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in leaves(item)]
+    if isinstance(value, list):
+        return [leaf for item in value for leaf in leaves(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_there_are_forty_of_each() -> None:
+    assert len(PLANTED) >= 40
+    assert len([leaf for leaf in leaves(planted("secret word")) if "secret word" in leaf]) >= 40
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_forty_secrets_in_forty_places(system: System, name: str) -> None:
+    (system.locate("/etc/environment")).write_text(
+        "HOME=/data/people/wilma\nUSER=wilma\nHOSTNAME=bedrock-07.quarry.example\nSLURM_JOB_ACCOUNT=quarry-llm\n"
+    )
+    assert system.root is not None
+    for leaf in leaves(redact(planted(PLANTED[name]), System(system.root))):
+        assert not [part for part in VISIBLE_PARTS if part in leaf], leaf
+
+
+SERVICES = ("mark", "Git", "pypi", "Google", "Anthr", "bearer", "basic", "AWS", "pass")
+
+
+@pytest.mark.parametrize("name", [n for n in PLANTED if n.startswith(SERVICES)])
+def test_no_secret_reaches_an_output_or_a_log(name: str) -> None:
+    text = without_secrets(f'{{"said": "at {PLANTED[name]} now"}}')
+    assert LONG[:10] not in text and "hunter" not in text
+    assert json.loads(text)
+
+
+# --- what decides ---------------------------------------------------------------------------------
+
+USERS = "cuda torch x86_64 linux 8.9 nvidia python opt 12.0 glibc cu130 ubuntu wheel".split()
+
+
+@pytest.mark.parametrize("number", range(24))
+def test_a_name_never_changes_a_plan(number: int, tmp_path: Path) -> None:
+    case = list(CASES.values())[number * len(CASES) // 24]
+    root = build(case.machine, tmp_path)
+    facts = survey(System(root, execute=True), TABLES, debug=True)
+    before = plain(plan(facts, TABLES, Wishes(), target_of(facts)).to_json())
+    for user in USERS:
+        system = System(root)
+        system.env = {"USER": user, "HOSTNAME": user, "HOME": f"/home/{user}"}
+        back = from_json(redact(to_json(facts), system))
+        after = plain(plan(back, TABLES, Wishes(), target_of(back)).to_json())
+        for key in ("route", "torch", "rejected", "build", "launch", "steps"):
+            assert after[key] == before[key], (user, key)
+        assert [f["code"] for f in after["findings"]] == [f["code"] for f in before["findings"]]
+
+
+def plain(data: Any) -> Any:
+    """The same with every home folder as `~`: those are what a redacted path differs in."""
+    return json.loads(
+        re.sub(r"/(?:home|Users)/[^/\"\s]+", "~", json.dumps(data, ensure_ascii=False))
+    )
