@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from doctor import compat
 from doctor.background import Background
+from doctor.bounded import parse_json, read_bounded
 from doctor.errors import DoctorError, Unknown
 from doctor.facts import Facts, from_json
 from doctor.findings.context import Context
@@ -23,6 +23,10 @@ from doctor.system import System
 from doctor.tables import Tables
 
 AREAS = frozenset({"host", "python", "nvidia", "ascend", "torch", "rust", "storage"})
+
+
+FACTS_LIMIT = 4 << 20
+"""Bytes; those of a node with 16 GPUs are 60 kB."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +160,10 @@ def read_facts(path: Path) -> Facts:
         DoctorError: it cannot be read, is no JSON, or of another schema.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DoctorError(f"The facts file {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+        data = parse_json(read_bounded(path, FACTS_LIMIT))
+    except Unknown as error:
         raise DoctorError(
-            f"The facts file {path} is no JSON ({error}); 'nanochat-doctor facts' prints one."
+            f"The facts file {path} cannot be read: {error}; 'nanochat-doctor facts' prints one."
         ) from error
     return from_json(data.get("facts", data) if isinstance(data, dict) else data)
 

@@ -108,17 +108,50 @@ def read_json(kind: Any, data: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(data, list):
             raise DoctorError(f"{where} in the facts file is no list.")
+        _check_length(data, where)
         return tuple(read_json(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(data, Mapping):
             raise DoctorError(f"{where} in the facts file is no object.")
-        return {k: read_json(arguments[1], v, f"{where}.{k}") for k, v in data.items()}
+        _check_length(data, where)
+        return {k: read_json(arguments[1], v, f"{where}.{shortened(k)}") for k, v in data.items()}
     if is_dataclass(kind):
         return _read_dataclass(kind, data, where)
+    return _read_plain(kind, data, where)
+
+
+LONGEST = 4096
+"""Letters of a text, entries of a list: far more than any machine has, and less than what takes long to look at."""
+
+LARGEST = 1 << 50
+"""Of a number: there is no such size, count or time."""
+
+
+def _read_plain(kind: Any, data: Any, where: str) -> Any:
     accepted = (int, float) if kind is float else kind
     if not isinstance(data, accepted) or (isinstance(data, bool) and kind is not bool):
-        raise DoctorError(f"{where} in the facts file is {data!r}, not {kind.__name__}.")
+        raise DoctorError(f"{where} in the facts file is {shortened(data)}, not {kind.__name__}.")
+    if isinstance(data, str):
+        _check_length(data, where)
+    elif not 0 <= data <= LARGEST:  # not a number fails here, too
+        raise DoctorError(f"{where} in the facts file is {shortened(data)}, which no machine has.")
     return data
+
+
+def _check_length(data: Any, where: str) -> None:
+    if len(data) > LONGEST:
+        what = "letters" if isinstance(data, str) else "entries"
+        raise DoctorError(
+            f"{where} in the facts file has {len(data)} {what}; {LONGEST} is the most."
+        )
+
+
+def shortened(data: Any) -> str:
+    """A value in a few letters: what is wrong may be as large as it likes."""
+    if isinstance(data, (list, Mapping)):
+        return "a list" if isinstance(data, list) else "an object"
+    text = repr(data[:60] if isinstance(data, str) else data)
+    return text if len(text) <= 70 else f"{text[:60]}…"
 
 
 def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
@@ -126,7 +159,9 @@ def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
         raise DoctorError(f"{where} in the facts file is no object.")
     known = {f.name: f for f in fields(kind)}
     if surplus := sorted(set(data) - set(known)):
-        raise DoctorError(f"{where} in the facts file has the unknown field {surplus[0]!r}.")
+        raise DoctorError(
+            f"{where} in the facts file has the unknown field {shortened(surplus[0])}."
+        )
     for name, spec in known.items():
         if name not in data and spec.default is MISSING and spec.default_factory is MISSING:
             raise DoctorError(f"{where}.{name} is missing in the facts file.")

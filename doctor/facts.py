@@ -11,7 +11,7 @@ from dataclasses import field
 from typing import Any
 
 from doctor.errors import DoctorError
-from doctor.fact import Fact, fact, read_json, to_json
+from doctor.fact import Fact, fact, read_json, shortened, to_json
 
 __all__ = ["AREAS", "SCHEMA", "Facts", "from_json", "to_json"]
 
@@ -724,7 +724,7 @@ def from_json(data: Any) -> Facts:
         raise DoctorError("This is no facts file: it has no schema; make one with `facts`.")
     if data["schema"] != SCHEMA:
         raise DoctorError(
-            f"The facts file has schema {data['schema']!r} and this version reads {SCHEMA}; "
+            f"The facts file has schema {shortened(data['schema'])} and this version reads {SCHEMA}; "
             "make a new one with `facts` on that machine."
         )
     facts: Facts = read_json(Facts, data, "facts")

@@ -13,6 +13,9 @@ T = TypeVar("T")
 
 MIB = 1 << 20
 
+DIGITS = 18
+"""Of a whole number; what has more is no size and no count."""
+
 VERSION = re.compile(r"(?<![\w.])v?(\d+(?:\.\d+)+)")
 
 
@@ -63,7 +66,7 @@ def key_values(text: str, separator: str = "=") -> dict[str, str]:
 def number(text: str) -> int | None:
     """A whole number out of `8192`, `8192 MiB`, `8192.0`; None for `[N/A]` and the like."""
     match = re.match(r"\s*(\d+)(?:\.\d+)?(?:\s|$)", text)
-    return int(match.group(1)) if match else None
+    return int(match.group(1)) if match and len(match.group(1)) <= DIGITS else None
 
 
 def without_credentials(url: str) -> str:

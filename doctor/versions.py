@@ -10,7 +10,12 @@ INFINITE = 1 << 30
 def parts(version: str) -> tuple[int, ...]:
     """`580.95.05` -> (580, 95, 5); what is no number ends it."""
     match = re.match(r"\d+(?:\.\d+)*", version.strip())
-    return tuple(int(n) for n in match.group(0).split(".")) if match else ()
+    return tuple(_number(n) for n in match.group(0).split(".")) if match else ()
+
+
+def _number(digits: str) -> int:
+    """A part of a version; Python refuses to read one of thousands of digits, which is none anyway."""
+    return int(digits) if len(digits) < 10 else INFINITE
 
 
 def at_least(version: str, floor: str) -> bool:
@@ -47,7 +52,7 @@ def cann_key(version: str) -> tuple[int, int, int, int, int]:
     """Sort key of CANN releases: 8.2.RC1.alpha001, 8.2.RC1, 8.2.0, 8.3.RC1."""
     numbers = parts(version)
     marks = {
-        m[0].lower(): int(m[1])
+        m[0].lower(): _number(m[1])
         for m in re.findall(r"(alpha|beta|rc)\.?(\d+)", version, re.IGNORECASE)
     }
     release_candidate = marks.get("rc", INFINITE)
