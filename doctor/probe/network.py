@@ -103,7 +103,8 @@ def _host(question: Question) -> str:
         return ""
     try:
         host = urlsplit(question.url).hostname or ""
-        return host if is_public(question.url) else PRIVATE
+        own = host == "localhost" or host.startswith("127.")
+        return host if own or is_public(question.url) else PRIVATE
     except ValueError:
         return ""
 

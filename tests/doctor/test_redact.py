@@ -364,20 +364,27 @@ def test_no_secret_reaches_an_output_or_a_log(name: str) -> None:
 USERS = "cuda torch x86_64 linux 8.9 nvidia python opt 12.0 glibc cu130 ubuntu wheel".split()
 
 
-@pytest.mark.parametrize("number", range(24))
+@pytest.mark.parametrize("number", range(12))
 def test_a_name_never_changes_a_plan(number: int, tmp_path: Path) -> None:
-    case = list(CASES.values())[number * len(CASES) // 24]
+    case = list(CASES.values())[number * len(CASES) // 12]
     root = build(case.machine, tmp_path)
     facts = survey(System(root, execute=True), TABLES, debug=True)
-    before = plain(plan(facts, TABLES, Wishes(), target_of(facts)).to_json())
+    before = planned(to_json(facts))
+    seen: list[Any] = [to_json(facts)]
     for user in USERS:
         system = System(root)
         system.env = {"USER": user, "HOSTNAME": user, "HOME": f"/home/{user}"}
-        back = from_json(redact(to_json(facts), system))
-        after = plain(plan(back, TABLES, Wishes(), target_of(back)).to_json())
-        for key in ("route", "torch", "rejected", "build", "launch", "steps"):
-            assert after[key] == before[key], (user, key)
-        assert [f["code"] for f in after["findings"]] == [f["code"] for f in before["findings"]]
+        shown = redact(to_json(facts), system)
+        if shown not in seen:  # mostly they are alike, and so are their plans
+            seen.append(shown)
+            assert planned(shown) == before, user
+
+
+def planned(data: Any) -> Any:
+    """The plan that some facts lead to."""
+    facts = from_json(data)
+    made = plain(plan(facts, TABLES, Wishes(), target_of(facts)).to_json())
+    return {**made, "findings": [finding["code"] for finding in made["findings"]]}
 
 
 def plain(data: Any) -> Any:

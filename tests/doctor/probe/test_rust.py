@@ -102,9 +102,9 @@ registry = "sparse+https://user:pass@mirror.example/index/"
     ("text", "expected"),
     [
         ("", None),
-        (SPARSE, "sparse+https://mirror.example/index/"),
+        (SPARSE, "sparse+https://«private»"),
         (SPARSE.replace("[source.crates-io]", '[source."crates-io"]'),
-         "sparse+https://mirror.example/index/"),
+         "sparse+https://«private»"),
         ('[source.crates-io]\nreplace-with="vendored"\n[source.vendored]\ndirectory="v"\n',
          "vendored"),
         ("[build]\njobs = 2\n[source.other]\nregistry = 'https://x.example'\n", None),
