@@ -126,6 +126,7 @@ SHAPES: Mapping[str, Mapping[str, Shape]] = {
     "packages": {
         "manager": {"name": str, "id": list, "install": str, **SOURCED},
         "need": {"name": str, **SOURCED},
+        "repository": {"id": list, "for": list, "commands": list, **SOURCED},
     },
     "pci": {
         "nvidia": {"first": str, "last": str, "chip": str, **SOURCED},

@@ -6,7 +6,7 @@ import functools
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from doctor import compat
 from doctor.bus import bus_key
@@ -280,9 +280,30 @@ class Context:
             "{cuda}": cuda,
             "{cuda_dashed}": cuda.replace(".", "-"),
         }
-        for placeholder, value in placeholders.items():
-            text = text.replace(placeholder, value)
-        return [str(manager["install"]).replace("{packages}", text)]
+        text = _filled(text, placeholders)
+        return [*self._repository(need), str(manager["install"]).replace("{packages}", text)]
+
+    def _repository(self, need: str) -> list[str]:
+        """Commands that add the repository which has a package; none where the distribution's own has it."""
+        host = self.facts.host
+        rows = [r for r in self.tables.rows("packages", "repository") if need in r["for"]]
+        row = next((r for name in self.distribution for r in rows if name in r["id"]), None)
+        if row is None or host is None:
+            return []
+        name, version = host.distro_id or "", host.distro_version or ""
+        major = version.partition(".")[0]
+        values = {
+            "{arch}": {"aarch64": "sbsa"}.get(host.arch or "", host.arch or "x86_64"),
+            "{distro}": name + (version.replace(".", "") if name == "ubuntu" else major),
+            "{major}": major,
+        }
+        return [_filled(str(command), values) for command in row["commands"]]
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
+    return text
 
 
 def joined(words: Sequence[str], last: str = "and") -> str:

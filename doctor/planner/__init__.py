@@ -10,7 +10,7 @@ from doctor.facts import Facts
 from doctor.findings.context import Context, joined
 from doctor.offers import Offers
 from doctor.plan import CHANNELS, ROUTES, Plan, Wishes
-from doctor.planner import wheels
+from doctor.planner import moot, wheels
 from doctor.planner.commands import Target
 from doctor.planner.question import Question
 from doctor.planner.routes import decide
@@ -47,6 +47,7 @@ def plan(
         )
     question = Question(facts, tables, wishes, offers)
     decision, rejected = decide(question)
+    moot.refuse(wishes, decision)
     launch = None
     if decision.torch is not None:
         from doctor.planner.launch import settle
@@ -64,7 +65,12 @@ def plan(
         launch=launch,
         findings=(*question.findings, *decision.findings),
         python=target.python,
-        notes=(*_unknowns(facts), *decision.notes, *_network(offers, tables)),
+        notes=(
+            *_unknowns(facts),
+            *decision.notes,
+            *moot.notes(wishes, decision),
+            *_network(offers, tables),
+        ),
     )
 
 

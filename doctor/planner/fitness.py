@@ -84,7 +84,7 @@ def missing_archs(build: TorchBuild, archs: Sequence[str], tables: Tables) -> li
     return [
         arch
         for arch in archs
-        if compat.build_runs(build, arch.removesuffix("+PTX"), tables)
+        if compat.build_runs(build, arch.removesuffix("+PTX").rstrip("f"), tables)
         not in (compat.Runs.NATIVE, compat.Runs.PTX)
     ]
 

@@ -19,10 +19,19 @@ def stable_wheel(q: Question, kind: str) -> Decision | str:
     if not context.capabilities:
         return "the compute capability of the GPU is unknown."
     picks = wheels.stable(context, context.capabilities, q.offers)
-    picks = [p for p in picks if not _lacks(p, q)]
+    served = [p for p in picks if not _lacks(p, q)]
+    if picks and not served:
+        return _lacks_the_wish(q, picks[0])
+    picks = served
     if not picks or picks[0].reachable is False:
         return _why_no_wheel(q, picks)
     return _wheel_decision(q, "stable-wheel", kind, picks[0])
+
+
+def _lacks_the_wish(q: Question, pick: wheels.Pick) -> str:
+    name = f"torch {pick.wheel.version}" if pick.wheel.version else "the newest nightly"
+    asked = joined(list(q.wishes.archs))
+    return f"{name} ({pick.wheel.variant}) and all others that run here lack code for {asked}, which was asked for."
 
 
 def _lacks(pick: wheels.Pick, q: Question) -> bool:
@@ -30,7 +39,12 @@ def _lacks(pick: wheels.Pick, q: Question) -> bool:
     row = pick.wheel.row
     return any(
         compat.code_runs(
-            arch.removesuffix("+PTX"), pick.wheel.cuda, row["sass"], row["ptx"], (), q.tables
+            arch.removesuffix("+PTX").rstrip("f"),
+            pick.wheel.cuda,
+            row["sass"],
+            row["ptx"],
+            (),
+            q.tables,
         )
         is compat.Runs.NO
         for arch in q.wishes.archs
@@ -130,7 +144,8 @@ def _why_no_wheel(q: Question, picks: Sequence[wheels.Pick]) -> str:
         return f"no wheel is made for {_this_machine(q)}."
     if anywhere:
         pythons = sorted({p for w in anywhere for p in w.pythons if not p.endswith("t")}, key=parts)
-        if context.python_minor not in pythons:
+        every = {p for w in anywhere for p in w.pythons}
+        if context.python_minor not in every:
             return (
                 f"no wheel with code for {cards} is made for Python {context.python_minor}; there are some for "
                 f"{joined(pythons)}."
@@ -164,6 +179,10 @@ def nightly_wheel(q: Question, kind: str) -> Decision | str:
             f"no nightly has code for compute capability {joined(context.capabilities)} and a CUDA that driver "
             f"{context.driver} runs."
         )
+    served = [p for p in picks if not _lacks(p, q)]
+    if not served:
+        return _lacks_the_wish(q, picks[0])
+    picks = served
     if picks[0].reachable is False:
         reason = (q.offers.unreachable if q.offers else {}).get(picks[0].index or "", "no answer")
         return f"the nightly index {picks[0].index} cannot be reached ({reason})."

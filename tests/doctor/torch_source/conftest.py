@@ -82,7 +82,7 @@ class Workshop:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def start(
-        self, source: Path, *arguments: str, before: Sequence[str] = ()
+        self, source: Path | None, *arguments: str, before: Sequence[str] = ()
     ) -> subprocess.Popen[str]:
         """Begin it; its output goes to files beside the tree."""
         out = (self.folder / "out.txt").open("w")

@@ -121,6 +121,55 @@ def test_ctrl_c_stops_every_compiler_within_5_s(workshop: Any, number: int) -> N
     assert "Go on with --resume" in workshop.said() and "Traceback" not in workshop.said()
 
 
+SLEEPY = """#!/bin/sh
+case " $* " in
+  *" {word} "*) echo $$ > {folder}/pid; sleep 300 & echo $! >> {folder}/pid; wait;;
+esac
+exec {real} "$@"
+"""
+"""A program that hangs at one command, with a child that is none of ours."""
+
+
+def sleepy(folder: Path, name: str, word: str) -> dict[str, str]:
+    """An environment whose program of a name hangs so."""
+    real = shutil.which(name) or "/bin/true"
+    (folder / "bin").mkdir()
+    (folder / "bin" / name).write_text(SLEEPY.format(word=word, folder=folder, real=real))
+    (folder / "bin" / name).chmod(0o755)
+    return {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "clone"),
+    [
+        ("git", "ls-remote", True),
+        ("git", "init", True),
+        ("git", "status", False),
+        ("uv", "venv", False),
+    ],
+)
+def test_ctrl_c_leaves_no_child_in_any_phase(
+    workshop: Any, name: str, word: str, clone: bool
+) -> None:
+    """Asking mirrors, cloning, looking at the tree, proving; not the program that hangs, nor its child."""
+    tree = None if clone else workshop.tree(ops=1)
+    workshop.env |= sleepy(workshop.folder, name, word)
+    if word == "init":
+        asked = workshop.folder / "bin" / name
+        asked.write_text(
+            asked.read_text().replace('case " $* " in', 'case " $* " in *" ls-remote "*) exit 0;;')
+        )
+    process = workshop.start(tree, *(["--ref", "v2.15.0"] if clone else []), "--no-libuv")
+    noted = workshop.folder / "pid"
+    wait_for(lambda: noted.exists() and len(noted.read_text().split()) == 2, 120)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130, workshop.said()
+    for pid in noted.read_text().split():
+        status = Path(f"/proc/{pid}/stat")
+        assert not status.exists() or status.read_text().split()[2] == "Z", word
+    assert "Stopped by SIGINT" in workshop.said() and "Traceback" not in workshop.said()
+
+
 def test_a_second_build_in_the_same_tree_is_refused(workshop: Any) -> None:
     tree = workshop.tree(files=slow_files(4))
     process = workshop.start(tree, "--no-libuv")

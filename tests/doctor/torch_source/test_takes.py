@@ -140,3 +140,27 @@ def test_code_for_a_family_bears_its_first_architecture_s_name() -> None:
     build = TorchBuild(path="/x", built=True, flavour="cuda", nccl=True, archs=(code,), libuv=False)
     build = replace(build, archs_covered=("12.0",))
     assert list(shortcomings(build, Wanted(("12.0f",), False))) == []
+
+
+@pytest.mark.parametrize(
+    ("distro", "version", "arch", "first"),
+    [
+        ("ubuntu", "24.04", "x86_64", "repos/ubuntu2404/x86_64/cuda-keyring_1.1-1_all.deb"),
+        ("debian", "12", "aarch64", "repos/debian12/sbsa/cuda-keyring_1.1-1_all.deb"),
+        ("fedora", "42", "x86_64", "repos/fedora42/x86_64/cuda-fedora42.repo"),
+        ("rocky", "9.5", "x86_64", "cuda-rhel$(rpm -E %rhel).repo"),
+        ("amzn", "2023", "x86_64", "repos/amzn2023/x86_64/cuda-amzn2023.repo"),
+        ("opensuse-leap", "15.6", "x86_64", "repos/sles15/x86_64/cuda-sles15.repo"),
+    ],
+)
+def test_nvidia_s_repository_comes_before_its_packages(
+    distro: str, version: str, arch: str, first: str
+) -> None:
+    """The command alone ends with `Unable to locate package cuda-toolkit-13-2`."""
+    facts = machine(distro_id=distro, distro_version=version, arch=arch)
+    chosen = draft(facts, TABLES, Wishes(archs=("12.0",)))
+    found = next(
+        f for f in obstacles(facts, TABLES, chosen, "2.15.0") if f.code == "cuda.toolkit-missing"
+    )
+    assert first in found.remedy.commands[0] and "cuda-toolkit-13-2" in found.remedy.commands[-1]
+    assert not any("{" in command for command in found.remedy.commands)
