@@ -360,3 +360,32 @@ def test_an_offer_for_a_newer_c_library_is_left_out() -> None:
     )
     made = planned(old, offers(*wheels, answered=(CU130,)))
     assert made.torch and made.torch.requirement == "torch==2.15.0+cu130"
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("NCCL of an older torch, and a function is missing",
+         ["uv pip install --python .venv/bin/python nvidia-nccl-cu12==2.27.5"]),
+        ("NCCL for CUDA 12 over that for 13",
+         ["uv pip uninstall --python .venv/bin/python nvidia-nccl-cu12",
+          "uv pip install --python .venv/bin/python --reinstall-package nvidia-nccl-cu13 --no-deps "
+          "nvidia-nccl-cu13==2.27.5"]),
+        ("Triton of another torch", ["uv pip install --python .venv/bin/python triton==3.5.1"]),
+    ],
+)  # fmt: skip
+def test_packages_are_brought_back_and_the_torch_is_kept(name: str, commands: list[str]) -> None:
+    made = planned(facts_of(name))
+    step = next(step for step in made.steps if step.id == "torch-packages")
+    assert made.route == "keep" and list(step.commands) == commands
+    assert "torch.version-conflict" not in open_errors(made)
+
+
+def test_a_healthy_torch_is_left_alone() -> None:
+    made = planned(facts_of("all as torch asks for it"))
+    assert made.route == "keep" and "torch-packages" not in [step.id for step in made.steps]
+
+
+def test_a_torch_that_no_package_mends_is_replaced() -> None:
+    """The system's NCCL is too old for this torch: a wheel brings its own."""
+    assert planned(facts_of("NCCL of the system, too old for torch")).route == "stable-wheel"
