@@ -228,20 +228,26 @@ def apply(obj: dict[str, Any], /, yes: bool, undo: bool, as_json: bool, offline:
 @option(
     "--prebuilt",
     is_flag=True,
-    help="Take the package of the Python index, if it has all that is needed.",
+    help="Take rustbpe and tiktoken of the Python index in place of the crate: the same ids, slower.",
 )
 @option(
     "--install-toolchain",
     is_flag=True,
-    help="Let rustup bring Rust where it is missing or too old.",
+    help="Let rustup bring Rust, for this tool alone, where it is missing or too old.",
+)
+@option(
+    "--only-toolchain",
+    is_flag=True,
+    help="Bring what a build lacks, Rust and a linker, and build nothing yet.",
 )
 @option("--offline", is_flag=True, help="Ask no registry and no index.")
 @option("--force", is_flag=True, help="Build even where nothing has changed.")
 @EVENTS
 @PYTHON
 @click.pass_obj
-def build_rustbpe(obj: dict[str, Any], /, prebuilt: bool, install_toolchain: bool, offline: bool,
-                  force: bool, as_json: bool, python: str | None) -> int:  # fmt: skip
+def build_rustbpe(obj: dict[str, Any], /, prebuilt: bool, install_toolchain: bool,
+                  only_toolchain: bool, offline: bool, force: bool, as_json: bool,
+                  python: str | None) -> int:  # fmt: skip
     """Build the tokenizer crate and install it into the environment."""
     from doctor.builder.rustbpe import build
     from doctor.decision import checkout, own_python
@@ -254,6 +260,7 @@ def build_rustbpe(obj: dict[str, Any], /, prebuilt: bool, install_toolchain: boo
         tables=Tables(),
         prebuilt=prebuilt,
         install_toolchain=install_toolchain,
+        only_toolchain=only_toolchain,
         offline=offline,
         force=force,
         say=telling.say,

@@ -621,6 +621,17 @@ class Rust(Fact):
     module_distribution: str | None = None
     module_stale: str | None = None
     """Why it does not serve: built for another interpreter or architecture, or older than its source."""
+    module_published: bool = False
+    """Whether it is the package of the Python index, which trains and does not encode."""
+    tiktoken: str | None = None
+    """Version of the package that encodes beside the published one."""
+    linker: str | None = None
+    """Path of what rustc links by."""
+    own_toolchain: bool = False
+    """Whether a Rust of our own lies in our folder."""
+    own_linker: bool = False
+    wheel: str | None = None
+    """A wheel of this checkout's crate that was built earlier and is for the examined Python."""
 
 
 @fact

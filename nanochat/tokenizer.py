@@ -5,9 +5,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from nanochat import bpe
 from nanochat.errors import NanochatError, WrongUsage
 from nanochat.files import atomic, base_dir, crc32
 
@@ -81,7 +81,7 @@ class Tokenizer:
                 f"a vocabulary of {vocab_size} is too small; {BYTES} bytes and {len(SPECIALS)} special "
                 f"tokens need {SMALLEST_VOCAB}"
             )
-        module = _rustbpe()
+        module = bpe.module()
         core = module.Tokenizer()
         try:
             core.train_from_iterator(
@@ -105,7 +105,7 @@ class Tokenizer:
             NanochatError: it is missing, cut, damaged, of another program, or without the special tokens.
         """
         path = path or default_path()
-        module = _rustbpe()
+        module = bpe.module()
         try:
             return cls(module.Tokenizer.load(path))
         except FileNotFoundError:
@@ -209,20 +209,3 @@ def _missing(path: Path) -> str:
             f"because pickles can run code; train one on the same text with '{TRAIN}'"
         )
     return f"{path} is not there; train a tokenizer with '{TRAIN}'"
-
-
-def _rustbpe() -> ModuleType:
-    """Our compiled module, imported late: conversations and settings can be read without it."""
-    try:
-        import rustbpe
-    except ImportError:
-        raise NanochatError(
-            "rustbpe, the compiled part of the tokenizer, is not installed; run "
-            "'nanochat-doctor build-rustbpe'"
-        ) from None
-    if not hasattr(rustbpe, "NANOCHAT_PATTERN"):
-        raise NanochatError(
-            "the rustbpe that is installed is another package of that name; replace it with "
-            "'nanochat-doctor build-rustbpe'"
-        )
-    return rustbpe

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanochat import bpe
 from nanochat.errors import NanochatError
 
 if TYPE_CHECKING:
@@ -152,15 +153,16 @@ def _cache_folders() -> Sequence[Path]:
 
 
 def _build(known: Known, source: Source, contents: bytes) -> rustbpe.Tokenizer:
-    import rustbpe
-
-    return rustbpe.Tokenizer.from_tiktoken(source.ranks(contents), getattr(rustbpe, known.pattern))
+    module = bpe.module()
+    made: rustbpe.Tokenizer = module.Tokenizer.from_tiktoken(
+        source.ranks(contents), getattr(module, known.pattern)
+    )
+    return made
 
 
 def _build_hf(contents: bytes) -> rustbpe.Tokenizer:
-    import rustbpe
-
-    return rustbpe.Tokenizer.from_hf_json(contents.decode("utf-8"))
+    made: rustbpe.Tokenizer = bpe.module().Tokenizer.from_hf_json(contents.decode("utf-8"))
+    return made
 
 
 def _read(path: Path, build: Callable[[bytes], rustbpe.Tokenizer]) -> rustbpe.Tokenizer:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from doctor.builder import rustup
+from doctor.builder.installer import Installer
+from doctor.builder.private_rust import has_linker, private_rust
 from doctor.builder.programs import Log, Say
 from doctor.errors import DoctorError, Unknown
 from doctor.facts import Facts
@@ -46,11 +49,11 @@ def find(
     install: bool,
     say: Say,
 ) -> Toolchain:
-    """The toolchain that builds the crate; on the PATH, or where rustup puts it beside the PATH.
+    """The toolchain that builds the crate: on the PATH, beside it, or our own.
 
     Args:
         facts: with the areas host, python and rust.
-        install: whether rustup may bring one where there is none that is new enough.
+        install: whether rustup may bring one, for us alone, where there is none that is new enough.
 
     Raises:
         DoctorError: there is none, with the commands that bring one on this distribution.
@@ -60,18 +63,38 @@ def find(
     if _serves(found, lowest):
         return found
     context = Context(facts, tables)
-    if not install:
+    private = private_rust(found.env)
+    if not install and private.toolchain is None:
         raise DoctorError(f"{_lack(found, lowest)}; {_advice(found, context)}.")
-    pin = facts.rust.toolchain_file if facts.rust else None
-    if pin and found.rustc:
-        raise DoctorError(f"{_lack(found, lowest)}, and {pin} pins it; change that file.")
-    say(f"{_lack(found, lowest)}; rustup fetches the {rustup.CHANNEL} toolchain")
-    installed = _look(rustup.install(found.env, tables, log, crate, say), log, crate)
-    if not _serves(installed, lowest):
+    ours = _look(private.with_toolchain(found.env), log, log.path.parent)
+    if private.toolchain is not None and _serves(ours, lowest):
+        return ours
+    say(
+        f"{_lack(found, lowest)}; rustup fetches the {rustup.CHANNEL} toolchain into {private.folder}"
+    )
+    rustup.install({**found.env, **private.homes()}, tables, log, say)
+    installed = _look(private.with_toolchain(found.env), log, log.path.parent)
+    if private.toolchain is None or not _serves(installed, lowest):
         raise DoctorError(
             f"rustup installed a toolchain, and still {_lack(installed, lowest)}; see {log.path}."
         )
     return installed
+
+
+def with_linker(
+    toolchain: Toolchain, installer: Installer, tables: Tables, *, offline: bool, say: Say
+) -> Toolchain:
+    """The toolchain, with a linker of our own where the machine has none.
+
+    Raises:
+        DoctorError: none can be fetched.
+    """
+    if has_linker(toolchain.env) or platform.system() != "Linux":
+        return toolchain
+    private = private_rust(toolchain.env)
+    if private.linker is None and not offline:
+        private.fetch_linker(installer, tables, say)
+    return replace(toolchain, env=private.with_linker(toolchain.env))
 
 
 def _serves(found: Toolchain, lowest: str) -> bool:
@@ -124,7 +147,7 @@ def _lack(found: Toolchain, lowest: str) -> str:
 def _advice(found: Toolchain, context: Context) -> str:
     """What brings a toolchain here; each command is one that runs as it is."""
     commands = _commands(found, context)
-    ours = "let build-rustbpe do it with --install-toolchain"
+    ours = "let build-rustbpe bring one with --install-toolchain, or take published packages with --prebuilt"
     if not commands:
         return f"install Rust by rustup, or {ours}"
     return f"run `{' && '.join(commands)}`, or {ours}"

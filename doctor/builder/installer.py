@@ -50,8 +50,11 @@ class Installer:
         """Take a distribution out."""
         return self._run("uninstall", [name])
 
-    def fetch(self, requirement: str, folder: Path, tables: Tables) -> Index:
-        """Put a package, without what it requires, into a folder of its own; from a mirror where need be.
+    def fetch(self, requirement: str, folder: Path, tables: Tables, *, deps: bool = False) -> Index:
+        """Put a package into a folder of its own; from a mirror where need be.
+
+        Args:
+            deps: with what it requires.
 
         Returns:
             the index that gave it.
@@ -59,7 +62,7 @@ class Installer:
         Raises:
             DoctorError: no index gives it; names each with its reason.
         """
-        words = ["--no-deps", "--target", str(folder), requirement]
+        words = [*([] if deps else ["--no-deps"]), "--target", str(folder), requirement]
         if not self._uv:
             words.append("--upgrade")  # else pip leaves a file that is there as it is
         reasons = []

@@ -7,17 +7,21 @@ are fetched first, so that the build itself needs no network, whatever tool runs
 from __future__ import annotations
 
 import contextlib
+import platform
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from doctor import crate_cache
 from doctor.builder import cargo, crates
 from doctor.builder.installer import Installer, complaint
 from doctor.builder.lock import exclusive
+from doctor.builder.private_rust import has_linker, private_rust
 from doctor.builder.programs import Log, Say, signals_raise
 from doctor.builder.rustbpe_crate import Crate, read_crate
 from doctor.builder.rustbpe_installed import inspect, out_of_date, unusable
@@ -34,6 +38,9 @@ from doctor.versions import minor, older
 
 OURS, UPSTREAM = "nanochat-rustbpe", "rustbpe"
 """Distributions that bring a module of this name: the crate's own, and another project's on the Python index."""
+
+PUBLISHED = (UPSTREAM, "tiktoken")
+"""What stands in for the crate: one trains, the other encodes (nanochat/published_bpe.py)."""
 
 NEEDED = 300 << 20
 """Bytes for crates, compiled code and maturin: 80 MB, 120 MB and 27 MB were measured, and some to spare."""
@@ -68,17 +75,19 @@ def build(
     tables: Tables,
     prebuilt: bool = False,
     install_toolchain: bool = False,
+    only_toolchain: bool = False,
     offline: bool = False,
     force: bool = False,
     say: Say,
 ) -> BuildResult:
-    """Make sure that a Python has the rustbpe of this checkout, or a prebuilt one that does the same.
+    """Make sure that a Python has the rustbpe of this checkout, or published packages that do the same.
 
     Args:
         checkout: the repository's folder, with the crate in `rustbpe/`.
         python: path of the interpreter.
-        prebuilt: take the package of the Python index in place of a build, if it has what the trainer needs.
-        install_toolchain: let rustup bring Rust where there is none that is new enough.
+        prebuilt: take the packages of the Python index in place of a build, if they do what the trainer needs.
+        install_toolchain: let rustup bring Rust, for us alone, where there is none that is new enough.
+        only_toolchain: bring what a build needs and is not here, Rust and a linker, and build nothing yet.
         offline: ask no registry and no index.
         force: build even where nothing has changed.
         say: hears a line at each step.
@@ -87,10 +96,12 @@ def build(
         DoctorError: it cannot be built or installed; the environment is as it was, unless the text says else.
     """
     began = time.monotonic()
-    _require_one_wish(prebuilt, install_toolchain, offline)
+    _require_one_wish(prebuilt, install_toolchain or only_toolchain, offline)
     facts = survey(system, tables, areas=("host", "python", "rust"), python=python)
     python = _require_python(facts, python)
     crate = None if prebuilt else read_crate(checkout)
+    if only_toolchain:
+        return _bring_toolchain(checkout, python, system, facts, tables, say, began)
     found = inspect(system, python)
     reason = unusable(found) if crate is None else out_of_date(found, crate)
     if reason is None and not force:
@@ -102,6 +113,8 @@ def build(
         installer = Installer(python, system.program_environment(), log, work)
         if crate is None:
             origin = _install_prebuilt(system, installer, tables, found, say)
+        elif not force and _from_cache(system, facts, tables, crate, installer, found, say):
+            origin = "the cache"
         else:
             say(f"building rustbpe {crate.version} for {python}: {reason or 'as asked'}")
             _require_fit(facts.python, crate, tables)
@@ -109,14 +122,50 @@ def build(
             toolchain = cargo.find(
                 system, facts, tables, log, crate.folder, install=install_toolchain, say=say
             )
+            toolchain = cargo.with_linker(toolchain, installer, tables, offline=offline, say=say)
             origin, wheel = _make_wheel(
                 crate, toolchain, installer, Context(facts, tables), offline, say
             )
             _put(installer, wheel, found, say)
+            crate_cache.keep(wheel, crate.folder, system.env)
     version = _require_effect(system, python, crate)
     seconds = time.monotonic() - began
     say(f"rustbpe {version} works in {python}; {seconds:.0f} s")
     return BuildResult(version, python, True, seconds, origin, log.path)
+
+
+def _bring_toolchain(
+    checkout: Path,
+    python: str,
+    system: System,
+    facts: Facts,
+    tables: Tables,
+    say: Say,
+    began: float,
+) -> BuildResult:
+    """Rust and a linker, each where there is none."""
+    crate = read_crate(checkout)
+    with signals_raise(), _workplace(crate.folder, say) as work:
+        log = Log(work / "toolchain.log")
+        installer = Installer(python, system.program_environment(), log, work)
+        toolchain = cargo.find(system, facts, tables, log, crate.folder, install=True, say=say)
+        cargo.with_linker(toolchain, installer, tables, offline=False, say=say)
+    seconds = time.monotonic() - began
+    say(f"Rust {toolchain.rustc} and a linker are there; {seconds:.0f} s")
+    return BuildResult(str(toolchain.rustc), python, False, seconds, log=log.path)
+
+
+def toolchain_missing(system: System, facts: Facts, tables: Tables) -> str | None:
+    """What a build still lacks of Rust and a linker, on the PATH and in our own folder; None where nothing."""
+    private = private_rust(system.env)
+    rust = facts.rust
+    lowest = tables.msrv(cargo.CRATE)
+    there = rust and (rust.off_path or (rust.rustc and not older(rust.rustc, lowest)))
+    if not there and private.toolchain is None:
+        return f"there is no Rust {lowest} or newer here, nor in {private.folder}"
+    if not has_linker(system.env) and private.linker is None:
+        return f"there is no linker here, nor in {private.folder}"
+    return None
 
 
 # --- what must hold --------------------------------------------------------------------------
@@ -251,21 +300,58 @@ def _put(installer: Installer, wheel: Path, found: dict[str, Any], say: Say) -> 
         )
 
 
+def _from_cache(
+    system: System,
+    facts: Facts,
+    tables: Tables,
+    crate: Crate,
+    installer: Installer,
+    found: dict[str, Any],
+    say: Say,
+) -> bool:
+    """Install a wheel that was built here earlier; whether there was one, and it works."""
+    tags = crate_cache.tags_of(Context(facts, tables).python_minor or "", platform.machine())
+    wheel = crate_cache.find(crate.folder, system.env, tags)
+    if wheel is None:
+        return False
+    # a folder that several machines share may hold what another one built
+    trial = installer.cwd / "trial"
+    shutil.rmtree(trial, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(trial)
+        tried = inspect(system, installer.python, str(trial))
+    except (OSError, zipfile.BadZipFile) as error:
+        tried = {"trouble": str(error)}
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+    if tried.get("trouble") or tried.get("version") != crate.version:
+        say(f"{wheel} does not work here ({tried.get('trouble') or 'another version'}); building")
+        return False
+    say(f"taking {wheel}, which was built earlier")
+    _put(installer, wheel, found, say)
+    return True
+
+
 def _install_prebuilt(
     system: System, installer: Installer, tables: Tables, found: dict[str, Any], say: Say
 ) -> str:
-    """Install the package of the Python index, once it has shown that it has what the trainer needs.
+    """Install the packages of the Python index, once they have shown that they do what the trainer needs.
 
     Returns:
-        where it came from.
+        where they came from.
 
     Raises:
-        DoctorError: it cannot be had or lacks something; the environment is as it was.
+        DoctorError: they cannot be had or lack something; the environment is as it was.
     """
     trial = installer.log.path.parent / "trial"
-    say(f"fetching the prebuilt {UPSTREAM}, to see whether it serves")
+    shutil.rmtree(trial, ignore_errors=True)
+    say(f"fetching the published {' and '.join(PUBLISHED)}, to see whether they serve")
     index = installer.fetch(UPSTREAM, trial, tables)
     tried = inspect(system, installer.python, str(trial))
+    if tried.get("published") and tried.get("trouble"):
+        installer.fetch(PUBLISHED[1], trial, tables, deps=True)
+        tried = inspect(system, installer.python, str(trial))
     version = _version_in(trial)
     ours = str(tried.get("path") or "").startswith(f"{trial}/")
     shutil.rmtree(trial)
@@ -277,12 +363,12 @@ def _install_prebuilt(
     if OURS in found.get("distributions", {}):
         say(f"taking out {OURS} {found['distributions'][OURS]}, which owns the same module")
         installer.uninstall(OURS)
-    done = installer.install(
-        "--no-deps", "--force-reinstall", f"{UPSTREAM}=={version}", index=index
-    )
+    wanted = [f"{UPSTREAM}=={version}", *(PUBLISHED[1:] if tried.get("published") else ())]
+    again = ["--force-reinstall", "--no-deps"] if len(wanted) == 1 else []
+    done = installer.install(*again, *wanted, index=index)
     if done.status != 0:
         raise DoctorError(
-            f"{UPSTREAM} {version} cannot be installed into {installer.python}: {complaint(done)}; build the crate "
+            f"{' and '.join(wanted)} cannot be installed into {installer.python}: {complaint(done)}; build the crate "
             "of this repository, without --prebuilt."
         )
     return index.name

@@ -40,6 +40,8 @@ def out_of_date(found: dict[str, Any], crate: Crate) -> str | None:
     """Why what an interpreter has is not the rustbpe of a checkout; None where it is."""
     if reason := unusable(found):
         return reason
+    if found.get("published"):
+        return "the published one is installed in its place"
     if found["version"] != crate.version:
         return f"{found['version'] or 'another one'} is installed"
     sources = [*(crate.folder / "src").rglob("*.rs"), *crate.folder.glob("Cargo.*")]
@@ -53,4 +55,6 @@ def unusable(found: dict[str, Any]) -> str | None:
     """Why what an interpreter has does not serve the trainer; None where it does."""
     if found.get("trouble"):
         return f"the installed one {found['trouble']}"
+    if len(found.get("distributions", {})) > 1:
+        return f"{' and '.join(found['distributions'])} are both installed, and own the same files"
     return None if found.get("path") else "it is not installed"

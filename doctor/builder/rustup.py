@@ -1,14 +1,14 @@
-"""Lets rustup bring a toolchain, from its own server or from a mirror."""
+"""Lets rustup bring a toolchain into a folder of ours, from its own server or from a mirror."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from doctor.builder.mirrors import answering
 from doctor.builder.programs import Ended, Log, Say
@@ -19,6 +19,8 @@ CHANNEL = "stable"
 QUICK = {"RUSTUP_MAX_RETRIES": "1", "RUSTUP_DOWNLOAD_TIMEOUT": "20"}
 """Tries and seconds without a byte after which rustup gives up, so that a mirror is tried soon."""
 DOWNLOAD_SECONDS = 10.0
+ADDRESS = re.compile(r"https://[^\s'\"]+")
+ROOT = re.compile(r"RUSTUP_UPDATE_ROOT:-(https?://[^}\"'\s]+)")
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ class Source:
     name: str
     env: Mapping[str, str]
     root: str | None = None
-    """Where rustup-init lies."""
+    """Where rustup-init lies; None: its own script tells."""
 
 
-def install(
-    env: Mapping[str, str], tables: Tables, log: Log, crate: Path, say: Say
-) -> dict[str, str]:
-    """Install the stable toolchain, and say by which environment programs use it.
+def install(env: Mapping[str, str], tables: Tables, log: Log, say: Say) -> None:
+    """Install the stable toolchain below the RUSTUP_HOME of an environment.
+
+    A rustup that is there does it, else one that is fetched.
 
     Raises:
         DoctorError: no source has it; names each with its reason.
@@ -43,26 +45,22 @@ def install(
     reasons = []
     for source in _sources(tables):
         trial = {**env, **QUICK, **source.env}
-        if rustup:
-            command = [rustup, "toolchain", "install", CHANNEL, "--profile", "minimal"]
-            done = log.run([*command, "--no-self-update"], cwd=crate, env=trial)
-        elif source.root:
-            try:
-                done = _bootstrap(source, trial, log)
-            except Unknown as error:
-                reasons.append(f"{source.name}: {error}")
-                continue
-        else:
-            reasons.append(f"{source.name}: there is no rustup here that could ask it")
+        try:
+            if rustup:
+                command = [rustup, "toolchain", "install", CHANNEL, "--profile", "minimal"]
+                done = log.run([*command, "--no-self-update"], cwd=log.path.parent, env=trial)
+            else:
+                done = _bootstrap(source.root or _own_root(tables), trial, log)
+        except Unknown as error:
+            reasons.append(f"{source.name}: {error}")
             continue
         if done.status == 0:
             say(f"Rust {CHANNEL} installed from {source.name}")
-            # for this build alone: the user's default toolchain stays what it was
-            return {**env, "PATH": _with_cargo(env), "RUSTUP_TOOLCHAIN": CHANNEL}
+            return
         reasons.append(f"{source.name}: {complaint(done)}")
     raise DoctorError(
         f"Rust cannot be installed ({'; '.join(reasons)}); connect this machine or install Rust by hand, "
-        f"then run the same command again."
+        f"then run the same command again, or take the published package with --prebuilt."
     )
 
 
@@ -73,25 +71,42 @@ def _sources(tables: Tables) -> Iterator[Source]:
         yield Source(row["name"], _variables(row), row.get("root_url"))
 
 
+def own_script(tables: Tables) -> str | None:
+    """Address of rustup's own installer, a shell script, out of the command that a person would type."""
+    rows = tables.rows("packages", "need")
+    fallback = next((str(row.get("fallback")) for row in rows if row["name"] == "rust"), "")
+    address = ADDRESS.search(fallback)
+    return address.group() if address else None
+
+
+def _own_root(tables: Tables) -> str:
+    """Where rustup's own installer fetches rustup-init from: the script says it.
+
+    Raises:
+        Unknown: it cannot be had, or says it in another way.
+    """
+    script = own_script(tables)
+    if script is None:
+        raise Unknown("its address is not in build/packages.toml")
+    root = ROOT.search(_fetch(script).decode("utf-8", "replace"))
+    if root is None:
+        raise Unknown(f"{script} does not say where rustup-init is")
+    return root.group(1)
+
+
 def _variables(row: Row) -> dict[str, str]:
     """What makes rustup ask a mirror: for toolchains, and for rustup itself."""
     pairs = (("variable", "url"), ("root_variable", "root_url"))
     return {str(row[name]): str(row[url]) for name, url in pairs if name in row and url in row}
 
 
-def _with_cargo(env: Mapping[str, str]) -> str:
-    """The PATH with the folder that rustup-init puts its programs into."""
-    home = env.get("CARGO_HOME") or f"{env.get('HOME') or Path.home()}/.cargo"
-    return f"{home}/bin:{env['PATH']}"
-
-
-def _bootstrap(source: Source, env: Mapping[str, str], log: Log) -> Ended:
-    """Fetch rustup-init from a mirror, compare its SHA-256, run it. It leaves shell profiles alone.
+def _bootstrap(root: str, env: Mapping[str, str], log: Log) -> Ended:
+    """Fetch rustup-init, compare its SHA-256, run it. It leaves shell profiles alone.
 
     Raises:
         Unknown: it cannot be had, or is not what its checksum says.
     """
-    url = f"{str(source.root).rstrip('/')}/dist/{_host_triple()}/rustup-init"
+    url = f"{root.rstrip('/')}/dist/{_host_triple()}/rustup-init"
     contents = _fetch(url)
     wanted = _fetch(f"{url}.sha256").decode("ascii", "replace").split()
     if not wanted or hashlib.sha256(contents).hexdigest() != wanted[0].lower():

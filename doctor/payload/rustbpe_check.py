@@ -36,6 +36,7 @@ TOKENIZER_NAMES = (
 
 TEXT = "Low, lower, lowest: the lowest of 2 slow wolves, na\u00efve \u2603 <|s|>"
 SPECIAL = "<|s|>"
+PATTERN = r"\p{L}+|\p{N}{1,2}|[^\p{L}\p{N}]+"
 
 
 def main() -> None:
@@ -48,6 +49,7 @@ def main() -> None:
         "path": None,
         "version": None,
         "trouble": None,
+        "published": False,
     }
     try:
         import rustbpe
@@ -59,7 +61,10 @@ def main() -> None:
         found["path"] = getattr(rustbpe, "__file__", None)
         found["version"] = getattr(rustbpe, "__version__", None)
         if found["path"] is not None:
-            found["trouble"] = trouble(rustbpe)
+            found["published"] = is_published(rustbpe)
+            found["trouble"] = (published_trouble if found["published"] else trouble)(rustbpe)
+            if found["version"] is None:
+                found["version"] = found["distributions"].get("rustbpe")
     print(json.dumps(found))
 
 
@@ -72,6 +77,34 @@ def distributions() -> Dict[str, str]:
         except metadata.PackageNotFoundError:
             pass
     return found
+
+
+def is_published(module: Any) -> bool:
+    """Whether it is the package of the Python index, which trains and leaves the rest to tiktoken."""
+    tokenizer = getattr(module, "Tokenizer", None)
+    names = ("train_from_iterator", "get_mergeable_ranks")
+    return not hasattr(module, "NANOCHAT_PATTERN") and all(hasattr(tokenizer, n) for n in names)
+
+
+def published_trouble(module: Any) -> Optional[str]:
+    """What is wrong with the published package and tiktoken together, or None."""
+    try:
+        import tiktoken
+    except Exception as error:
+        return "lacks tiktoken, which encodes for it: %s" % one_line(error)
+    try:
+        tokenizer = module.Tokenizer()
+        tokenizer.train_from_iterator(iter([TEXT] * 4), 270, pattern=PATTERN)
+        ranks = {bytes(token): rank for token, rank in tokenizer.get_mergeable_ranks()}
+        encoding = tiktoken.Encoding(
+            "check", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={SPECIAL: len(ranks)}
+        )
+        ids = encoding.encode_ordinary(TEXT)
+        if encoding.decode(ids) != TEXT or len(ids) >= len(TEXT.encode("utf-8")):
+            return "encodes a text and gives another one back"
+    except Exception as error:
+        return "fails at a small text: %s" % one_line(error)
+    return None
 
 
 def trouble(module: Any) -> Optional[str]:

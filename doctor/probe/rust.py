@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from doctor import crate_cache, own_folder
 from doctor.credentials import learn_indexes, shown_index
 from doctor.errors import Unknown
 from doctor.facts import Rust
@@ -42,6 +44,7 @@ def probe(system: System, env: PythonEnvironment | None, python_minor: str | Non
     if env is not None:
         names = ("nanochat-rustbpe", "rustbpe")
         distribution = next((n for n in names if env.version(n)), None)
+    rust = own_folder.rust_folder(system.env) if system.live else None
     return Rust(
         rustc=look("rustc", _version, system, "rustc"),
         cargo=look("cargo", _version, system, "cargo"),
@@ -56,6 +59,12 @@ def probe(system: System, env: PythonEnvironment | None, python_minor: str | Non
         module_version=env.version(distribution) if env and distribution else None,
         module_distribution=distribution,
         module_stale=look("module_stale", _stale, system, module, python_minor),
+        module_published=distribution == "rustbpe" and module is not None,
+        tiktoken=env.version("tiktoken") if env else None,
+        linker=system.which(own_folder.LINKER),
+        own_toolchain=rust is not None and own_folder.toolchain(rust) is not None,
+        own_linker=rust is not None and own_folder.linker(rust) is not None,
+        wheel=look("wheel", _wheel, system, python_minor),
         unknown=look.reasons,
     )
 
@@ -131,6 +140,15 @@ def _stale(system: System, module: Module | None, python_minor: str | None) -> s
     if machine is not None and own and machine != own.replace("arm64", "aarch64"):
         return f"built for {machine}, and this machine is {own}"
     return _older_than_source(system, files[0])
+
+
+def _wheel(system: System, python_minor: str | None) -> str | None:
+    """A wheel of the crate as it is now."""
+    if not system.live or not CRATE.is_dir() or python_minor is None:
+        return None
+    tags = crate_cache.tags_of(python_minor, platform.machine())
+    wheel = crate_cache.find(CRATE, system.env, tags)
+    return str(wheel) if wheel else None
 
 
 def _extensions(system: System, folder: str) -> Iterator[str]:
