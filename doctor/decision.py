@@ -18,6 +18,7 @@ from doctor.findings.context import Context
 from doctor.offers import Offers
 from doctor.plan import Plan, Wishes
 from doctor.planner import Target, check_wishes, plan, wheels
+from doctor.supply import Supply
 from doctor.survey import survey
 from doctor.system import System
 from doctor.tables import Tables
@@ -85,17 +86,22 @@ def decide(
     # Only now: a machine that has what it needs asks nobody.
     wants_torch = made.torch is not None and made.torch.requirement is not None
     wants_data = made.launch is not None and bool(made.launch.shards)
-    if not offline and (wants_torch or wants_data):
+    wants_tokenizer = _wants_tokenizer(facts)
+    if not offline and (wants_torch or wants_data or wants_tokenizer):
         from doctor.probe.network import SECONDS
 
         # what the probes took is not the indexes' fault
         end = time.monotonic() + SECONDS
+        parts = None
+        if wants_tokenizer:
+            parts = Background(lambda: _supply(system, facts, tables, python, end), "the supply")
         asked = Background(lambda: _hub(system, tables), "the hub") if wants_data else None
         offers = None
         if wants_torch:
             offers = _ask(system, Context(facts, tables), made.route, python)
         hub = _within(asked, end) if asked else None
-        made = plan(facts, tables, wishes, target, offers, hub)
+        supply = parts.result() if parts else None
+        made = plan(facts, tables, wishes, target, offers, hub, supply)
     return Decided(made, facts, tables, hub, _named_base_dir(system))
 
 
@@ -103,6 +109,33 @@ def _named_base_dir(system: System) -> str | None:
     """NANOCHAT_BASE_DIR as the user has it, from any folder the same."""
     named = system.env.get("NANOCHAT_BASE_DIR")
     return os.path.abspath(os.path.expanduser(named)) if named else None
+
+
+def _wants_tokenizer(facts: Facts) -> bool:
+    """Whether something must be had for the tokenizer, or something better could."""
+    rust = facts.rust
+    serves = rust is not None and rust.module_path and not rust.module_stale
+    return rust is not None and not rust.wheel and (not serves or rust.module_published)
+
+
+def _supply(system: System, facts: Facts, tables: Tables, python: str | None, end: float) -> Supply:
+    """What can be had for the tokenizer."""
+    from doctor.supply_probe import supply
+
+    index = _default_index(system, python)
+    return supply(system, facts, tables, index, max(0.5, end - time.monotonic()))
+
+
+def _default_index(system: System, python: str | None) -> str | None:
+    """Base URL of the Python index of an environment."""
+    from doctor.index_address import default_index
+    from doctor.probe import python_env
+
+    try:
+        env = python_env.environment(system, python_env.choose(system, python))
+    except Unknown:
+        env = None
+    return default_index(system, env)
 
 
 def _hub(system: System, tables: Tables) -> str | None:
@@ -135,20 +168,14 @@ def _within(call: Background[str | None], end: float) -> str | None:
 def _ask(system: System, context: Context, route: str, python: str) -> Offers:
     """What the indexes have that could serve this machine."""
     from doctor.index import ask
-    from doctor.index_address import default_index
     from doctor.index_cache import cache_folder
-    from doctor.probe import python_env
 
-    try:
-        env = python_env.environment(system, python_env.choose(system, python))
-    except Unknown:
-        env = None
     return ask(
         context.tables,
         python=context.python_minor,
         cpu_arch=compat.cpu_arch(context.facts.host),
         variants=wheels.variants(context, route),
-        default_index=default_index(system, env),
+        default_index=_default_index(system, python),
         cache=cache_folder(system.env),
     )
 

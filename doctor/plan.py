@@ -89,7 +89,7 @@ class Step:
     """One thing that `apply` does. What is shown is what is run.
 
     Attributes:
-        id: name in journal, output and tests: torch, trainer, rustbpe, data, eval-bundle.
+        id: name in journal, output and tests: rust-toolchain, rustbpe, torch, trainer, data, eval-bundle.
         commands: shell-quoted lines that a person could type in the checkout.
         network_mb: megabytes to download; 0 where nothing is.
         disk_mb: megabytes of disk that it takes.

@@ -165,11 +165,19 @@ class Tokenizer:
         if self._encoding is None:
             raise ValueError("this tokenizer is not trained")
         threads = min(threads or os.cpu_count() or 1, len(texts)) or 1
-        if threads == 1:
-            return [self._encoding.encode_ordinary(text) for text in texts]
-        found: list[list[int]] = self._encoding.encode_ordinary_batch(
-            list(texts), num_threads=threads
-        )
+        found: list[list[int]]
+        try:
+            if threads == 1:
+                return [self._encoding.encode_ordinary(text) for text in texts]
+            found = self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
+        except BaseException as error:
+            # no Exception, and of no module that could be imported
+            if type(error).__name__ != "PanicException":
+                raise
+            raise NanochatError(
+                f"tiktoken gives up on a text ({error}), as on one with a million blanks in a row; leave it out, or "
+                "encode with our own crate: 'nanochat-doctor build-rustbpe' where Rust can be had"
+            ) from None
         return found
 
     def batch_encode_to_numpy(

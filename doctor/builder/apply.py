@@ -19,6 +19,7 @@ from doctor.builder.programs import Say
 from doctor.builder.session import JOURNAL, LOCK, Session, session
 from doctor.errors import DoctorError
 from doctor.plan import Plan, Step
+from doctor.planner.tokenizer import CODE as UNOBTAINABLE
 
 STEP_SECONDS = 4 * 3600.0
 """Time that a command of a step may take; `PATIENCE` times its estimate where that is longer."""
@@ -77,6 +78,9 @@ def apply(
     """
     if plan.route == "blocked" or plan.python is None:
         raise DoctorError(f"There is nothing to apply: {plan.reason}")
+    for finding in plan.findings:
+        if finding.code == UNOBTAINABLE:
+            raise DoctorError(f"Nothing was downloaded: {finding.cause} {finding.remedy.text}")
     place = target(plan.python, checkout, state)
     lines = {step.id: tuple(map(parse, step.commands)) for step in plan.steps}
     is_new = not place.prefix.exists()

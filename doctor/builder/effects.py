@@ -150,14 +150,30 @@ def _trainer(question: Question) -> str | None:
 
 
 def _rustbpe(question: Question) -> str | None:
-    """A module that works, built from this checkout's crate as it is now."""
+    """A module that works, built from this checkout's crate as it is now, or published where the step says so."""
     from doctor.builder.rustbpe_crate import read_crate
-    from doctor.builder.rustbpe_installed import inspect, out_of_date
+    from doctor.builder.rustbpe_installed import inspect, out_of_date, unusable
 
-    crate = read_crate(question.target.checkout)
     found = inspect(System(seconds=CHILD_SECONDS), question.target.python)
-    reason = out_of_date(found, crate)
+    if "--prebuilt" in parse(question.step.commands[0]).words:
+        reason = unusable(found)
+    else:
+        reason = out_of_date(found, read_crate(question.target.checkout))
     return None if reason is None else f"rustbpe: {reason}"
+
+
+def _rust_toolchain(question: Question) -> str | None:
+    """Rust and a linker; neither is of use any more where the crate is built."""
+    from doctor.builder.rustbpe import toolchain_missing
+    from doctor.survey import survey
+    from doctor.tables import Tables
+
+    if _rustbpe(question) is None:
+        return None
+    system, tables = System(seconds=CHILD_SECONDS), Tables()
+    areas = ("host", "python", "rust")
+    facts = survey(system, tables, areas=areas, python=question.target.python)
+    return toolchain_missing(system, facts, tables)
 
 
 # --- data ------------------------------------------------------------------------------------
@@ -199,6 +215,7 @@ CHECKERS: Mapping[str, Checker] = {
     "torch-packages": _torch_packages,
     "torch-npu": _torch_npu,
     "trainer": _trainer,
+    "rust-toolchain": _rust_toolchain,
     "rustbpe": _rustbpe,
     "data": _data,
     "eval-bundle": _bundle,

@@ -77,6 +77,25 @@ def extension(c: Context) -> Iterator[Finding]:
             "Build it again for this Python.",
             [apply_command(c.facts)] if rust.crate else [],
         )
+    elif rust.module_published and rust.tiktoken:
+        yield c.finding(
+            "rustbpe.published",
+            INFO,
+            f"The tokenizer trains with the published rustbpe {rust.module_version} and encodes with tiktoken "
+            f"{rust.tiktoken}: the same result as with our crate, several times slower.",
+            [str(rust.module_path)],
+            "Where Rust can be had, build the crate in their place.",
+            ["./nanochat-doctor build-rustbpe --install-toolchain"] if rust.crate else [],
+        )
+    elif rust.module_published:
+        yield c.finding(
+            "rustbpe.stale",
+            WARNING,
+            f"The rustbpe at {rust.module_path} is another package of that name, which does not encode.",
+            [str(rust.module_path), "no tiktoken, which encodes for it"],
+            "Build our crate in its place, or take tiktoken to it with --prebuilt.",
+            ["./nanochat-doctor build-rustbpe"] if rust.crate else [],
+        )
     elif rust.module_path is None:
         yield c.finding(
             "rustbpe.missing",

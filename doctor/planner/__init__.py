@@ -10,11 +10,12 @@ from doctor.facts import Facts
 from doctor.findings.context import Context, joined
 from doctor.offers import Offers
 from doctor.plan import CHANNELS, ROUTES, Plan, Wishes
-from doctor.planner import moot, wheels
+from doctor.planner import moot, tokenizer, wheels
 from doctor.planner.commands import Target
 from doctor.planner.question import Question
 from doctor.planner.routes import decide
 from doctor.planner.steps import steps
+from doctor.supply import Supply
 from doctor.tables import Tables
 
 
@@ -25,12 +26,14 @@ def plan(
     target: Target,
     offers: Offers | None = None,
     hub: str | None = None,
+    supply: Supply | None = None,
 ) -> Plan:
     """Decide how a machine gets its PyTorch, and how the trainer is started on it.
 
     Args:
         target: where the steps install.
         offers: what the indexes have; None decides from the tables alone, as if all could be reached.
+        supply: what can be had for the tokenizer; None as if all could.
         hub: mirror of the Hugging Face hub to fetch data from, where the hub itself gave no answer.
 
     Raises:
@@ -48,6 +51,7 @@ def plan(
     question = Question(facts, tables, wishes, offers)
     decision, rejected = decide(question)
     moot.refuse(wishes, decision)
+    way = tokenizer.choose(facts, tables, supply)
     launch = None
     if decision.torch is not None:
         from doctor.planner.launch import settle
@@ -55,21 +59,29 @@ def plan(
         launch = settle(
             question.context, tables, wishes, decision.torch, kind=decision.kind, hub=hub
         )
+    told = tokenizer.notes(way) if decision.route != "blocked" else []
     return Plan(
         route=decision.route,
         reason=decision.reason,
         rejected=tuple(rejected),
         torch=decision.torch,
         build=decision.build,
-        steps=steps(decision, launch, facts, tables, target, wheels.index_option(tables, offers)),
+        steps=steps(
+            decision, launch, facts, tables, target, wheels.index_option(tables, offers), way
+        ),
         launch=launch,
-        findings=(*question.findings, *decision.findings),
+        findings=(
+            *question.findings,
+            *decision.findings,
+            *tokenizer.findings(way, question.context),
+        ),
         python=target.python,
         notes=(
             *_unknowns(facts),
             *decision.notes,
             *moot.notes(wishes, decision),
             *_network(offers, tables),
+            *told,
         ),
     )
 

@@ -11,8 +11,10 @@ from doctor.errors import DoctorError
 from doctor.facts import Facts, TorchNpu
 from doctor.findings import torch_pins
 from doctor.plan import Launch, Step
+from doctor.planner import tokenizer
 from doctor.planner.commands import Target, doctor, install, make_environment, module, uninstall
 from doctor.planner.question import Decision
+from doctor.planner.tokenizer import Way
 from doctor.tables import Row, Tables
 from doctor.toml import tomllib
 
@@ -39,17 +41,20 @@ def steps(
     tables: Tables,
     target: Target,
     option: str = "--index-url",
+    way: Way | None = None,
 ) -> tuple[Step, ...]:
     """The steps of a decision, in order; what is there already is found out when they are carried out.
 
     Args:
         target: where to install.
         option: how pip is pointed to torch's index.
+        way: how the tokenizer is come by; its steps come before the gigabytes, and need nothing of them.
     """
     if decision.route not in INSTALLING:
         return ()
-    found = [*_environment(target), *_torch(decision, facts, tables, target, option)]
-    found += [_trainer(tables, target), _rustbpe(tables, target)]
+    way = way or tokenizer.choose(facts, tables, None)
+    found = [*_environment(target), *tokenizer.steps(way, tables, target)]
+    found += [*_torch(decision, facts, tables, target, option), _trainer(tables, target)]
     if launch:
         found += _data(launch, tables, target)
     return tuple(found)
@@ -225,18 +230,6 @@ def _of_extra(extra: str) -> Iterator[Requirement]:
         marker = requirement.marker
         if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
             yield requirement
-
-
-def _rustbpe(tables: Tables, target: Target) -> Step:
-    cost = footprint(tables, "rustbpe")
-    return Step(
-        "rustbpe",
-        "Build the tokenizer crate and install it",
-        (doctor(target, "build-rustbpe", "--python", target.python),),
-        int(cost["network_mb"]),
-        int(cost["disk_mb"]),
-        float(cost["minutes"]),
-    )
 
 
 def _data(launch: Launch, tables: Tables, target: Target) -> Iterator[Step]:
