@@ -8,6 +8,7 @@ bin/cc                        calls it under the name by which rustc asks for a 
 
 from __future__ import annotations
 
+import platform
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from doctor.system import HOST_PATH
 from doctor.tables import Tables
 
 ZIG = "ziglang"
+GLIBC = "2.17"
+"""What is linked runs with this one and newer ones; Rust's own libraries ask for no less."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,21 @@ class PrivateRust:
         """
         say(f"fetching {ZIG}, which links where no C compiler is installed")
         installer.fetch(ZIG, self.folder / "zig", tables)
+        self.write_linker()
+
+    def write_linker(self) -> None:
+        """Write the `cc` that calls zig.
+
+        For a C library of its own choice: to find the machine's, zig would ask the machine's `cc`, which is this one.
+
+        Raises:
+            DoctorError: the folder cannot be written.
+        """
         zig, cache = (shlex.quote(str(self.folder / name)) for name in (ZIG_PROGRAM, "zig-cache"))
         program = self.folder / "bin" / LINKER
         caches = f"ZIG_GLOBAL_CACHE_DIR={cache} ZIG_LOCAL_CACHE_DIR={cache}"
-        files.write(program, f'#!/bin/sh\n{caches} exec {zig} cc "$@"\n')
+        target = f"{platform.machine()}-linux-gnu.{GLIBC}"
+        files.write(program, f'#!/bin/sh\n{caches} exec {zig} cc -target {target} "$@"\n')
         program.chmod(0o755)
 
     def _take_over_settings(self, env: Mapping[str, str]) -> None:

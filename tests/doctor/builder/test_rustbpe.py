@@ -25,9 +25,10 @@ from cargo_registry import CRATE, Registry, locked
 from doctor.builder import cargo, crates, rustbpe, rustup
 from doctor.builder.cargo import Toolchain
 from doctor.builder.installer import Installer
+from doctor.builder.private_rust import PrivateRust
 from doctor.builder.programs import Ended, Log
 from doctor.builder.rustbpe_crate import read_crate
-from doctor.builder.rustbpe_installed import inspect, out_of_date
+from doctor.builder.rustbpe_installed import inspect, out_of_date, unusable
 from doctor.builder.rustbpe_wheel import diagnosis, first_error
 from doctor.errors import DoctorError, WrongUsage
 from doctor.facts import Facts, Host
@@ -298,15 +299,21 @@ def test_cargo_beside_the_path_is_used(tmp_path: Path, bare: Path) -> None:
     assert (found.rustc, found.cargo) == ("1.83.0", str(folder / "cargo"))
 
 
-def test_rustup_brings_a_toolchain_for_this_build_alone(tmp_path: Path, bare: Path) -> None:
-    """The first server fails, a mirror that answers is named to rustup by its variables."""
-    version = "case $RUSTUP_TOOLCHAIN in stable) echo rustc 1.90.0;; *) echo rustc 1.60.0;; esac"
+LAYOUT = (
+    "for name in rustc cargo; do\nbin=$RUSTUP_HOME/toolchains/stable/bin\n/bin/mkdir -p $bin $CARGO_HOME\n"
+    "printf '#!/bin/sh\\necho rustc 1.90.0\\n' > $bin/$name\n/bin/chmod +x $bin/$name\ndone\n"
+)
+"""What rustup leaves in the folders that are named to it."""
+
+
+def test_rustup_brings_a_toolchain_for_us_alone(tmp_path: Path, bare: Path) -> None:
+    """The first server fails, a mirror that answers is named to rustup by its variables; ~/.cargo stays as it was."""
     for name in ("rustc", "cargo"):
-        program(bare, name, version)
+        program(bare, name, "echo rustc 1.60.0")
     program(
         bare,
         "rustup",
-        f'echo "$RUSTUP_DIST_SERVER $*" >> {tmp_path}/asked; test -n "$RUSTUP_DIST_SERVER"',
+        f'echo "$RUSTUP_DIST_SERVER $*" >> {tmp_path}/asked; test -n "$RUSTUP_DIST_SERVER" || exit 1\n{LAYOUT}',
     )
     with Registry([]) as server:
         row = mirror(
@@ -314,36 +321,106 @@ def test_rustup_brings_a_toolchain_for_this_build_alone(tmp_path: Path, bare: Pa
             f"{server.url}/dist",
             f'probe = "{server.url}/config.json"\nvariable = "RUSTUP_DIST_SERVER"',
         )
-        found = find_toolchain(tmp_path, make_tables(tmp_path / "tables", row), install=True)
+        tables = make_tables(tmp_path / "tables", row)
+        found = find_toolchain(tmp_path, tables, install=True)
         asked = (tmp_path / "asked").read_text().splitlines()
         assert [line.split()[0] for line in asked] == ["toolchain", f"{server.url}/dist"]
-    assert found.rustc == "1.90.0" and found.env["RUSTUP_TOOLCHAIN"] == "stable"
+    assert found.rustc == "1.90.0" and found.cargo is not None
+    assert found.cargo.startswith(f"{tmp_path}/.cache/nanochat-doctor/rust/")
+    assert not (tmp_path / ".cargo").exists() and not (tmp_path / ".rustup").exists()
+    # the next one finds it without being told to install, and asks nobody
+    assert find_toolchain(tmp_path, Tables()).cargo == found.cargo
 
 
-@pytest.mark.parametrize("sound", [True, False])
-def test_rustup_init_of_a_mirror(tmp_path: Path, bare: Path, sound: bool) -> None:
-    """Fetched, compared with its checksum, run; it puts programs into ~/.cargo/bin."""
-    script = (
-        b"#!/bin/sh\n/bin/mkdir -p $HOME/.cargo/bin\nfor name in rustc cargo; do\n"
-        b"printf '#!/bin/sh\\necho rustc 1.90.0\\n' > $HOME/.cargo/bin/$name\n"
-        b"/bin/chmod +x $HOME/.cargo/bin/$name\ndone\n"
-    )
+def test_settings_of_the_users_cargo_hold_for_ours(tmp_path: Path, bare: Path) -> None:
+    """A mirror that stands in ~/.cargo is not forgotten; what cargo writes is written elsewhere."""
+    settings = tmp_path / ".cargo" / "config.toml"
+    settings.parent.mkdir()
+    settings.write_text('[source.crates-io]\nreplace-with = "here"\n')
+    program(bare, "rustup", LAYOUT)
+    found = find_toolchain(tmp_path, make_tables(tmp_path / "tables"), install=True)
+    home = Path(found.env["CARGO_HOME"])
+    assert home != settings.parent and (home / "config.toml").read_text() == settings.read_text()
+
+
+@pytest.mark.parametrize("place", ["mirror", "mirror, damaged", "own server"])
+def test_rustup_init_is_fetched(tmp_path: Path, bare: Path, place: str) -> None:
+    """Fetched, compared with its checksum, run; rustup's own script tells where the one of its own server is."""
+    script = f"#!/bin/sh\n{LAYOUT}".encode()
     with Registry([]) as server:
         path = f"/rustup/dist/{rustup._host_triple()}/rustup-init"
-        digest = hashlib.sha256(script if sound else b"another").hexdigest()
+        digest = hashlib.sha256(b"another" if "damaged" in place else script).hexdigest()
         server.files |= {path: script, f"{path}.sha256": f"{digest} *rustup-init\n".encode()}
         row = mirror(
             "rustup", server.url,
             f'probe = "{server.url}/config.json"\nvariable = "RUSTUP_DIST_SERVER"\n'
             f'root_variable = "RUSTUP_UPDATE_ROOT"\nroot_url = "{server.url}/rustup"',
         )  # fmt: skip
-        tables = make_tables(tmp_path / "tables", row)
-        if sound:
+        tables = make_tables(tmp_path / "tables", "" if place == "own server" else row)
+        served = f'RUSTUP_UPDATE_ROOT="${{RUSTUP_UPDATE_ROOT:-{server.url}/rustup}}"\n'
+        server.files["/own.sh"] = served.encode() if place == "own server" else b"no such thing"
+        packages = tmp_path / "tables" / "packages.toml"
+        text = packages.read_text().replace("https://sh.rustup.rs", f"{server.url}/own.sh")
+        packages.write_text(text)
+        if "damaged" not in place:
             assert find_toolchain(tmp_path, tables, install=True).rustc == "1.90.0"
         else:
             with pytest.raises(DoctorError, match="is not what its checksum says"):
                 find_toolchain(tmp_path, tables, install=True)
-            assert not (tmp_path / ".cargo").exists()
+            assert not (tmp_path / ".cache" / "nanochat-doctor").exists()
+        assert not (tmp_path / ".cargo").exists()
+
+
+@needs_cargo
+def test_a_linker_of_our_own_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cargo builds a crate with a build script on a PATH without any compiler, by our cc alone."""
+    system = System()
+    shown = subprocess.run(
+        ["rustc", "--print", "sysroot"], capture_output=True, text=True, check=True
+    )
+    rust = Path(shown.stdout.strip()) / "bin"
+    private = PrivateRust(tmp_path / "rust")
+    zig = _zig()
+    (private.folder / "zig").mkdir(parents=True)
+    (private.folder / "zig" / "ziglang").symlink_to(zig)
+    private.write_linker()
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    program(programs, "dirname", 'exec /usr/bin/dirname "$@"')
+    env = private.with_linker({**system.program_environment(), "PATH": f"{rust}:{programs}"})
+    assert shutil.which("cc", path=env["PATH"]) == str(private.folder / "bin" / "cc")
+    crate = make_crate(tmp_path / "checkout", build_script="fn main() {}\n") / "rustbpe"
+    log = Log(tmp_path / "build.log")
+    words = ["cargo", "build", "--offline", "--manifest-path", str(crate / "Cargo.toml")]
+    done = log.run([str(rust / words[0]), *words[1:]], cwd=crate, env=env)
+    assert done.status == 0, done.text
+    assert (crate / "target" / "debug" / "librustbpe.so").is_file()
+
+
+def _zig() -> Path:
+    """Folder of an installed ziglang."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("no ziglang is installed here")
+    return Path(spec.submodule_search_locations[0])
+
+
+def test_a_linker_that_is_there_comes_first(tmp_path: Path, bare: Path) -> None:
+    private = PrivateRust(tmp_path / "rust")
+    env = {"PATH": str(bare)}
+    assert private.with_linker(env) == env  # nothing of ours is there
+    zig = private.folder / "zig" / "ziglang" / "zig"
+    zig.parent.mkdir(parents=True)
+    zig.write_text('#!/bin/sh\necho zig "$@"\n')
+    zig.chmod(0o755)
+    private.write_linker()
+    found = private.with_linker(env)["PATH"]
+    linker = shutil.which("cc", path=found)
+    assert linker == str(private.folder / "bin" / "cc")
+    said = subprocess.run([linker, "-o", "x y"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("zig cc ") and said.stdout.endswith("-o x y\n")
+    program(bare, "cc", "exit 0")
+    assert private.with_linker(env) == env
 
 
 # --- compiling -------------------------------------------------------------------------------
@@ -497,11 +574,11 @@ def test_wishes_that_contradict_each_other(tmp_path: Path, other: str) -> None:
 # --- prebuilt --------------------------------------------------------------------------------
 
 
-def make_wheel(folder: Path, files: dict[str, bytes]) -> bytes:
+def make_wheel(folder: Path, files: dict[str, bytes], project: str = "rustbpe") -> bytes:
     path = folder / "wheel.zip"
-    info = "rustbpe-0.1.0.dist-info"
+    info = f"{project}-0.1.0.dist-info"
     files = files | {
-        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: rustbpe\nVersion: 0.1.0\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: 0.1.0\n".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/RECORD": b"",
     }
@@ -523,16 +600,61 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
         monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple")
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
-        def serve(files: dict[str, bytes]) -> None:
-            name = "rustbpe-0.1.0-py3-none-any.whl"
-            server.files["/simple/rustbpe/"] = f'<a href="/{name}">{name}</a>'.encode()
-            server.files[f"/{name}"] = make_wheel(tmp_path, files)
+        def serve(files: dict[str, bytes], project: str = "rustbpe") -> None:
+            name = f"{project}-0.1.0-py3-none-any.whl"
+            server.files[f"/simple/{project}/"] = f'<a href="/{name}">{name}</a>'.encode()
+            server.files[f"/{name}"] = make_wheel(tmp_path, files, project)
 
         yield serve
 
 
+PUBLISHED = b"""
+class Tokenizer:
+    def train_from_iterator(self, iterator, vocab_size, buffer_size=8192, pattern=None):
+        assert list(iterator)
+    def get_mergeable_ranks(self):
+        return [(bytes([b]), b) for b in range(256)] + [(b"ow", 256)]
+"""
+"""Of the published package what is used of it."""
+
+TIKTOKEN = b"""
+class Encoding:
+    def __init__(self, name, pat_str, mergeable_ranks, special_tokens): pass
+    def encode_ordinary(self, text): self.text = text; return [0]
+    def decode(self, ids): return self.text
+"""
+
+
+@pytest.mark.parametrize("encodes", [True, False])
+def test_the_published_package_and_what_encodes_for_it(
+    tmp_path: Path, index: Callable[..., None], encodes: bool
+) -> None:
+    index({"rustbpe/__init__.py": PUBLISHED})
+    if encodes:
+        index({"tiktoken/__init__.py": TIKTOKEN}, "tiktoken")
+    python = make_venv(tmp_path / "venv")
+    if not encodes:
+        with pytest.raises(DoctorError, match="tiktoken cannot be fetched"):
+            build(tmp_path, python, prebuilt=True)
+        assert inspect(System(), python)["distributions"] == {}
+        return
+    assert build(tmp_path, python, prebuilt=True).version == "0.1.0"
+    found = inspect(System(), python)
+    assert found["published"] and found["trouble"] is None
+    assert out_of_date(found, read_crate(CRATE.parent)) == (
+        "the published one is installed in its place"
+    )
+    assert not build(tmp_path / "again", python, prebuilt=True).built
+
+
+def test_two_that_own_the_same_files(tmp_path: Path) -> None:
+    found = {"path": "x", "distributions": {"nanochat-rustbpe": "0.2.0", "rustbpe": "0.1.0"}}
+    reason = unusable(found)
+    assert reason is not None and "own the same files" in reason
+
+
 def test_a_prebuilt_one_that_lacks_something_is_not_installed(
-    tmp_path: Path, index: Callable[[dict[str, bytes]], None]
+    tmp_path: Path, index: Callable[..., None]
 ) -> None:
     index({"rustbpe/__init__.py": b"class Tokenizer:\n    def encode(self): ...\n"})
     python = make_venv(tmp_path / "venv")
@@ -544,7 +666,7 @@ def test_a_prebuilt_one_that_lacks_something_is_not_installed(
 @pytest.mark.parametrize("tool", ["uv", "pip"])
 def test_a_prebuilt_one_that_serves(
     tmp_path: Path,
-    index: Callable[[dict[str, bytes]], None],
+    index: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     tool: str,
 ) -> None:
@@ -571,7 +693,10 @@ def test_a_prebuilt_one_that_serves(
 @pytest.mark.timeout(400)
 @needs_cargo
 @needs_maturin
-def test_the_crate_itself_through_a_mirror(tmp_path: Path, own_home: Path) -> None:
+def test_the_crate_itself_through_a_mirror(
+    tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     checkout = tmp_path / "checkout"
     shutil.copytree(CRATE, checkout / "rustbpe", ignore=shutil.ignore_patterns("target", "fuzz"))
     python = make_venv(tmp_path / "venv")
@@ -593,3 +718,10 @@ def test_the_crate_itself_through_a_mirror(tmp_path: Path, own_home: Path) -> No
     found = inspect(System(), python)
     reason = out_of_date(found, read_crate(checkout))
     assert reason == "its source has changed since it was built"
+    # the contents are the same: another environment takes the wheel that was kept, and needs no cargo
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    another = make_venv(tmp_path / "another")
+    result = rustbpe.build(
+        checkout=checkout, python=another, system=System(), tables=tables, say=said.append
+    )
+    assert result.origin == "the cache" and inspect(System(), another)["trouble"] is None
