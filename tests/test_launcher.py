@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -441,9 +442,10 @@ def test_python_that_does_not_run(machine: Machine) -> None:
     assert_refused(machine, machine.start(NANOCHAT_PYTHON="/no/python"), "/no/python", "no Python")
 
 
-def without_venv(machine: Machine, name: str) -> None:
-    """A real Python that cannot import ensurepip, as Debian ships it."""
-    hide = "import sys; sys.modules['ensurepip'] = None; exec(sys.argv[1])"
+def without_venv(machine: Machine, name: str, *, pip: bool = False) -> None:
+    """A real Python that cannot import ensurepip, nor pip or virtualenv, as Debian ships it."""
+    hidden = ["ensurepip", "virtualenv", *([] if pip else ["pip"])]
+    hide = f"import sys; sys.modules.update(dict.fromkeys({hidden})); exec(sys.argv[1])"
     machine.program(name, f'shift; exec "{BASE_PYTHON}" -c "{hide}" "$@"')
 
 
@@ -453,6 +455,73 @@ def test_no_venv_module(machine: Machine) -> None:
     package = f"python3.{sys.version_info.minor}-venv"
     assert_refused(machine, machine.start(), "venv module", f"apt-get install {package}", "uv")
     assert machine.leftovers == set()
+
+
+def test_pip_without_venv_takes_virtualenv(machine: Machine, tmp_path: Path) -> None:
+    """The Python's own pip fetches it into a folder that is gone afterwards."""
+    without_venv(machine, "python3", pip=True)
+    if subprocess.run([BASE_PYTHON, "-m", "pip", "--version"], capture_output=True).returncode:
+        pytest.skip("this Python has no pip")
+    made = "import sys, venv\nvenv.create(sys.argv[-1], with_pip=True, symlinks=True)\n"
+    info = "virtualenv-1.dist-info"
+    with zipfile.ZipFile(tmp_path / "virtualenv-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("virtualenv/__init__.py", "")
+        wheel.writestr("virtualenv/__main__.py", made)
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: virtualenv\nVersion: 1\n")
+        wheel.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    machine.env |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    result = machine.start("x")
+    assert (result.returncode, result.stdout) == (0, "ran ['x']\n"), result.stderr
+    assert machine.leftovers == {".venv"}
+
+
+def test_root_needs_no_sudo(machine: Machine) -> None:
+    without_venv(machine, "python3")
+    machine.program("apt-get", "exit 1")
+    for number, words in (("0", "(apt-get install"), ("1000", "(sudo apt-get install")):
+        machine.program("id", f"echo {number}")
+        assert_refused(machine, machine.start(), words)
+
+
+@pytest.mark.parametrize("said", ["", "-c import", "fits 3.12 venv nowhere"])
+def test_a_program_that_is_no_python(machine: Machine, said: str) -> None:
+    """/bin/echo and /bin/true end well whatever they are asked."""
+    machine.program("echo-like", f"echo '{said}'")
+    machine.program("python3", f"echo '{said}'")
+    named = machine.start(NANOCHAT_PYTHON="echo-like")
+    assert_refused(machine, named, "NANOCHAT_PYTHON=echo-like is no Python that runs")
+    assert_refused(machine, machine.start(), "no Python 3.10 or newer")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_current_folder_is_gone(ready: Machine, tmp_path: Path, again: bool) -> None:
+    """Also where another one has its name by now."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f'rmdir "{gone}"; {f"mkdir {chr(34)}{gone}{chr(34)};" if again else ""} exec "$0" x'
+    result = subprocess.run(
+        ["/bin/sh", "-c", script, str(ready.checkout / "nanochat-doctor")],
+        cwd=gone, env=ready.environment(PWD=str(gone)), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (0, "ran ['x']\n"), result.stderr
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_linked_environment_stays_a_link(machine: Machine, tmp_path: Path, there: bool) -> None:
+    """It leads to another disk, on which nothing may be yet."""
+    machine.python()
+    place = tmp_path / "disk" / "venv"
+    if there:
+        place.mkdir(parents=True)
+    machine.venv.symlink_to(place)
+    result = machine.start("x")
+    assert (result.returncode, result.stdout) == (0, "ran ['x']\n"), result.stderr
+    assert machine.venv.is_symlink() and (place / "bin" / "python").exists()
+    assert machine.start("x").stderr == ""
 
 
 def test_a_python_with_venv_is_preferred(machine: Machine) -> None:
