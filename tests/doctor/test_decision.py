@@ -186,4 +186,4 @@ def test_a_bare_machine_of_the_smallest_kind() -> None:
 
     made = plan(Facts(), Tables(), Wishes(), target_of(Facts()))
     assert (made.route, made.python) == ("cpu-wheel", ".venv/bin/python")
-    assert [step.id for step in made.steps] == ["environment", "torch", "trainer", "rustbpe"]
+    assert [step.id for step in made.steps] == ["environment", "rustbpe", "torch", "trainer"]
