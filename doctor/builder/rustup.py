@@ -19,7 +19,7 @@ CHANNEL = "stable"
 QUICK = {"RUSTUP_MAX_RETRIES": "1", "RUSTUP_DOWNLOAD_TIMEOUT": "20"}
 """Tries and seconds without a byte after which rustup gives up, so that a mirror is tried soon."""
 DOWNLOAD_SECONDS = 10.0
-ADDRESS = re.compile(r"https://[^\s'\"]+")
+ADDRESS = re.compile(r"https?://[^\s'\"]+")
 ROOT = re.compile(r"RUSTUP_UPDATE_ROOT:-(https?://[^}\"'\s]+)")
 
 
