@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_no_child_in_any_phase(
         asked.write_text(
             asked.read_text().replace('case " $* " in', 'case " $* " in *" ls-remote "*) exit 0;;')
         )
-    process = workshop.start(tree, *(["--ref", "v2.15.0"] if clone else []), "--no-libuv")
+    process = workshop.start(tree, *(["--ref", "topic"] if clone else []), "--no-libuv")
     noted = workshop.folder / "pid"
     wait_for(lambda: noted.exists() and len(noted.read_text().split()) == 2, 120)
     process.send_signal(signal.SIGINT)
