@@ -371,6 +371,8 @@ def test_rustup_init_is_fetched(tmp_path: Path, bare: Path, place: str) -> None:
         assert not (tmp_path / ".cargo").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 @needs_cargo
 def test_a_linker_of_our_own_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """cargo builds a crate with a build script on a PATH without any compiler, by our cc alone."""
