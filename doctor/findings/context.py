@@ -217,20 +217,6 @@ class Context:
             return command.replace(" install ", " uninstall ", 1)
         return command.replace(" -m pip install ", " -m pip uninstall --yes ", 1)
 
-    def torch_install(self, wheel: compat.Wheel, again: bool = False) -> str:
-        """The command that installs a wheel of torch.
-
-        Args:
-            again: over another build; pip takes `2.9.1+cpu` for `2.9.1` and would leave it.
-        """
-        requirement, index = compat.pip_requirement(wheel)
-        if not again:
-            return self.pip_install(requirement, index=index)
-        uv = self.pip_install().startswith("uv ")
-        return self.pip_install(
-            "--reinstall-package=torch" if uv else "--force-reinstall", requirement, index=index
-        )
-
     def has_tool(self, name: str) -> bool:
         """Whether a program was found on the PATH."""
         return bool(self.facts.host and name in self.facts.host.tools)
