@@ -6,6 +6,7 @@ import errno
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 LARGEST = 32 << 20
 """Bytes of a page that are read; known pages have a few hundred thousand, some a few million."""
 CHUNK = 1 << 16
+PACKINGS = ("gzip", "deflate")
 NO_ADDRESS = "no valid address"
 
 
@@ -39,7 +41,10 @@ def fetch(url: str, project: str, seconds: float, limit: str) -> Answer:
     end = time.monotonic() + seconds
     try:
         with requests.get(
-            url, headers={"Accept": ACCEPT}, timeout=(seconds, seconds), stream=True
+            url,
+            headers={"Accept": ACCEPT, "Accept-Encoding": ", ".join(PACKINGS)},
+            timeout=(seconds, seconds),
+            stream=True,
         ) as response:
             if response.status_code == 404:
                 return Answer()  # the index is there, and has no such project
@@ -67,23 +72,43 @@ def _body(response: requests.Response, end: float) -> bytes:
     for piece in _pieces(response):
         body += piece
         if len(body) > LARGEST:
-            raise Unknown(f"the page is larger than {memory(LARGEST >> 20)}")
+            raise _too_large()
         if time.monotonic() > end:
             raise _Late
     announced = response.headers.get("Content-Length", "")
     # urllib3 before 2.0 takes an answer that was cut for a whole one.
     if announced.isdigit() and response.raw.tell() < int(announced):
         raise Unknown("the connection broke off")
-    return bytes(body)
+    packed = response.headers.get("Content-Encoding", "").lower() in PACKINGS
+    return _unpacked(bytes(body)) if packed else bytes(body)
+
+
+def _unpacked(body: bytes) -> bytes:
+    """Unpacked when it is whole, and no further than a page may be: what urllib3 unpacks on the way ends too early where
+    a first piece holds no more than gzip's own header."""
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        page = unpacking.decompress(body, LARGEST + 1)
+    except zlib.error as error:
+        raise Unknown("the answer cannot be unpacked") from error
+    if len(page) > LARGEST:
+        raise _too_large()
+    if not unpacking.eof:
+        raise Unknown("the connection broke off")
+    return page
+
+
+def _too_large() -> Unknown:
+    return Unknown(f"the page is larger than {memory(LARGEST >> 20)}")
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:
     """The body as it comes in: who waits for a whole piece of a page that drips looks at no clock."""
     read = getattr(response.raw, "read1", None)
     if read is None:  # urllib3 before 2.3
-        yield from response.iter_content(CHUNK)
+        yield from response.raw.stream(CHUNK, decode_content=False)
         return
-    while piece := read(CHUNK, decode_content=True):
+    while piece := read(CHUNK, decode_content=False):
         yield piece
 
 

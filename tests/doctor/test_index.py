@@ -519,12 +519,11 @@ def test_a_failure_is_forgotten_after_a_minute(server: IndexServer, asker: Asker
     asker.cache = asker.folder / "cache"
     url = server.project("whl/cu128", "torch", [wheel("2.9.0+cu128")])
     server.troubles["/whl"] = Trouble(hang=True)
-    failed = Offers(unreachable={url: "no answer within 0.3 s"})
+    failed = Offers(unreachable={url: "no answer within 0.3 s"}, unsure=frozenset({url}))
     assert asker("cu128", seconds=0.3) == failed
     server.troubles.clear()
-    start = time.monotonic()
     assert asker("cu128", now=NOW + 59) == failed
-    assert time.monotonic() - start < 0.3 and server.asked() == 1
+    assert server.asked() == 1
     assert versions(asker("cu128", now=NOW + 60)) == ["2.9.0+cu128"]
 
 

@@ -255,7 +255,7 @@ def test_no_other_step_may_change_torch(world: World, cpu: str) -> None:
     world.apply(world.torch_plan(NEW, cpu))
     greedy = Step("trainer", "Install the rest", (world.install("greedy"),))
     with pytest.raises(
-        DoctorError, match="Step trainer failed, because the index has no such version"
+        DoctorError, match=r"Step trainer failed, because .*contradicts the torch .*no such version"
     ):
         world.apply(world.plan(greedy))
     assert world.packages() == {"torch": NEW, "helper": "1.0"}

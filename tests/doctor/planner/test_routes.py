@@ -16,7 +16,7 @@ from verdicts import SLIP, TABLES, look
 from doctor.errors import DoctorError, WrongUsage
 from doctor.facts import Facts
 from doctor.offers import Offer, Offers
-from doctor.plan import ROUTES, Plan, Wishes
+from doctor.plan import ROUTES, Plan, Step, Wishes
 from doctor.planner import Target, open_errors, plan
 from doctor.planner.page import page
 from doctor.planner.routes import ORDER
@@ -309,11 +309,15 @@ def test_a_kept_torch_npu_gets_the_packages_that_it_lacks() -> None:
     assert "numpy>=1.19.2,<2.0" in step.commands[0]
 
 
+def step(name: str, made: Plan) -> Step:
+    return next(each for each in made.steps if each.id == name)
+
+
 def test_another_build_is_installed_over_the_one_that_is_there() -> None:
     made = planned(facts_of("CPU wheel beside a GPU"))
-    assert "--reinstall-package torch" in made.steps[0].commands[0]
+    assert "--reinstall-package torch" in step("torch", made).commands[0]
     pip = plan(facts_of("CPU wheel beside a GPU"), TABLES, Wishes(), Target("py"))
-    assert "--force-reinstall" in pip.steps[0].commands[0]
+    assert "--force-reinstall" in step("torch", pip).commands[0]
 
 
 def test_an_environment_that_must_be_made_comes_first() -> None:
@@ -344,11 +348,14 @@ def test_the_same_question_has_the_same_answer() -> None:
 def test_the_mirror_that_answers_is_the_one_to_install_from(mirror: str, option: str) -> None:
     index = f"{mirror}/cu130"
     answer = Offers(
-        (offer("2.14.1+cu130", index),), {CU130: "no answer within 2 s"}, frozenset({index}), mirror
+        (offer("2.14.1+cu130", index),),
+        {CU130: "no answer within 2 s"},
+        frozenset({index}),
+        mirror=mirror,
     )
     made = planned(facts(pc("RTX 5090", torch=None)), answer)
     assert made.torch and made.torch.index_url == index
-    assert f"{option} {index}" in made.steps[0].commands[0]
+    assert f"{option} {index}" in step("torch", made).commands[0]
     assert any(mirror in note for note in made.notes)
 
 
