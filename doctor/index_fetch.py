@@ -84,8 +84,10 @@ def _body(response: requests.Response, end: float) -> bytes:
 
 
 def _unpacked(body: bytes) -> bytes:
-    """Unpacked when it is whole, and no further than a page may be: what urllib3 unpacks on the way ends too early where
-    a first piece holds no more than gzip's own header."""
+    """Unpacked when it is whole, and no further than a page may be.
+
+    What urllib3 unpacks on the way ends too early where a first piece holds no more than gzip's own header.
+    """
     unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)
     try:
         page = unpacking.decompress(body, LARGEST + 1)

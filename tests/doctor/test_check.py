@@ -526,7 +526,9 @@ LOOKS_AT_THE_MACHINE = (
     "probe/", "builder/", "survey.py", "linker.py", "pyenv.py", "redact.py", "cli.py",
     "decision.py", "actions.py", "index_address.py", "supply_probe.py",
 )  # fmt: skip
-PROBES = ("probe/", "builder/", "survey.py", "cli.py", "decision.py", "index_address.py")
+PROBES = (
+    "probe/", "builder/", "survey.py", "cli.py", "decision.py", "index_address.py", "supply_probe.py",
+)  # fmt: skip
 STARTS_PROGRAMS = ("system.py", "selftest.py", "speedrun.py", "builder/")
 WITHOUT_TORCH = {
     f"nanochat.{name}" for name in ("config", "sizing", "schedule", "errors", "files", "lock")
