@@ -529,7 +529,7 @@ LOOKS_AT_THE_MACHINE = (
 PROBES = (
     "probe/", "builder/", "survey.py", "cli.py", "decision.py", "index_address.py", "supply_probe.py",
 )  # fmt: skip
-STARTS_PROGRAMS = ("system.py", "selftest.py", "speedrun.py", "builder/")
+STARTS_PROGRAMS = ("system.py", "selftest.py", "speedrun.py", "supply_probe.py", "builder/")
 WITHOUT_TORCH = {
     f"nanochat.{name}" for name in ("config", "sizing", "schedule", "errors", "files", "lock")
 }
