@@ -74,7 +74,10 @@ class Registry:
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body or b"")))
                 self.end_headers()
-                self.wfile.write(body or b"")
+                if self.command != "HEAD":
+                    self.wfile.write(body or b"")
+
+            do_HEAD = do_GET  # uv asks so before it fetches parts of a wheel
 
             def log_message(self, *_: Any) -> None:
                 pass
