@@ -9,6 +9,11 @@ class NanochatError(Exception):
     exit_code = 1
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, at most 160 letters; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
 class WrongUsage(NanochatError):
     """A value is wrong in itself, whatever the machine."""
 

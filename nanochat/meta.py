@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.config import ModelConfig
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, first_line
 from nanochat.files import atomic
 
 FORMAT = 2
@@ -63,7 +63,7 @@ def read(path: Path, step: int) -> dict[str, Any]:
     except OSError as error:
         raise Damaged(f"cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"is no JSON ({_first_line(error)})") from error
+        raise Damaged(f"is no JSON ({first_line(error)})") from error
     if not isinstance(values, dict) or not {"files", "format", SEAL} & values.keys():
         raise Foreign(
             "was written by another program (upstream nanochat names its files alike, but has no checksums and "
@@ -117,7 +117,3 @@ def _is_entry(item: tuple[str, Any]) -> bool:
         and isinstance(entry.get("size"), int)
         and isinstance(entry.get("crc32"), str)
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -12,7 +12,7 @@ from typing import IO, Any, TypedDict
 import numpy as np
 import torch
 
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, first_line
 from nanochat.files import atomic
 
 
@@ -53,9 +53,8 @@ def read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise NanochatError(
-            f"{path} cannot be read ({reason}); choose another checkpoint"
+            f"{path} cannot be read ({first_line(error)}); choose another checkpoint"
         ) from error
 
 

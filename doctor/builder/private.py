@@ -8,22 +8,16 @@ import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
-from doctor.credentials import without_secrets
+from doctor.credentials import INDEX_VARIABLES, PRIVATE, without_secrets
 from doctor.errors import Unknown
 from doctor.tables import Tables
 from doctor.visible import visible
-
-VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX",
-             "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS")  # fmt: skip
-"""Where pip and uv are told of indexes, several of them parted by blanks; uv takes NAME=URL too."""
-
-WORD = "«private»"
 
 
 def shown(line: str, env: Mapping[str, str] = os.environ) -> str:
     """A line of pip, uv or cargo as it may be seen: no credentials, no private index, nothing that a terminal obeys."""
     line = without_secrets(line)
-    for pattern, word in _rules(tuple(env.get(name, "") for name in VARIABLES)):
+    for pattern, word in _rules(tuple(env.get(name, "") for name in INDEX_VARIABLES)):
         line = pattern.sub(word, line)
     return visible(line, lines=True)
 
@@ -36,8 +30,8 @@ def _rules(values: tuple[str, ...]) -> tuple[tuple[re.Pattern[str], str], ...]:
     found = []
     for host in sorted(map(re.escape, hosts), key=len, reverse=True):
         address = rf"(\b[\w+.-]+://){host}(?![\w.-])[^\s'\"`<>)\]]*"
-        found.append((re.compile(address, re.IGNORECASE), rf"\1{WORD}"))
-        found.append((re.compile(rf"(?<![\w.-]){host}(?![\w.-])", re.IGNORECASE), WORD))
+        found.append((re.compile(address, re.IGNORECASE), rf"\1{PRIVATE}"))
+        found.append((re.compile(rf"(?<![\w.-]){host}(?![\w.-])", re.IGNORECASE), PRIVATE))
     return tuple(found)
 
 
