@@ -22,29 +22,32 @@ DIGITS = 20
 """Of a whole number: more are no size and no count of anything."""
 
 
-def read_bounded(path: Path, limit: int) -> bytes:
-    """All bytes of a file or a pipe.
+def read_bounded(path: Path, limit: int, *, pipe: bool = False) -> bytes:
+    """All bytes of a file.
+
+    Args:
+        pipe: whether it may be a pipe, too.
 
     Raises:
-        Unknown: it is neither, cannot be read, or holds more than `limit` bytes.
+        Unknown: it is something else, cannot be read, or holds more than `limit` bytes.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise Unknown(getattr(error, "strerror", None) or str(error)) from error
     try:
-        return _all(descriptor, limit)
+        return _all(descriptor, limit, pipe)
     except OSError as error:
         raise Unknown(error.strerror or str(error)) from error
     finally:
         os.close(descriptor)
 
 
-def _all(descriptor: int, limit: int) -> bytes:
+def _all(descriptor: int, limit: int, pipe: bool) -> bytes:
     state = os.fstat(descriptor)
-    if not (stat.S_ISREG(state.st_mode) or stat.S_ISFIFO(state.st_mode)):
-        raise Unknown("it is a folder" if stat.S_ISDIR(state.st_mode) else "it is no file")
-    end, found = time.monotonic() + PIPE_SECONDS, b""
+    if not (stat.S_ISREG(state.st_mode) or (pipe and stat.S_ISFIFO(state.st_mode))):
+        raise Unknown("it is a folder" if stat.S_ISDIR(state.st_mode) else "it is no plain file")
+    end, found = time.monotonic() + PIPE_SECONDS, bytearray()
     while len(found) <= limit:
         if state.st_size > limit:
             break
@@ -55,7 +58,7 @@ def _all(descriptor: int, limit: int) -> bytes:
                 raise Unknown(f"nothing came from it within {PIPE_SECONDS:.0f} s") from None
             continue
         if not piece:
-            return found
+            return bytes(found)
         found += piece
     raise Unknown(f"it is larger than {limit >> 20} MiB")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from doctor import compat
 from doctor.background import Background
 from doctor.bounded import parse_json, read_bounded
-from doctor.errors import DoctorError, Unknown
+from doctor.errors import DoctorError, Unknown, WrongUsage
 from doctor.facts import Facts, from_json
 from doctor.findings.context import Context
 from doctor.offers import Offers
@@ -64,11 +64,12 @@ def decide(
         hub: mirror of the hub that was found before, for an `offline` decision after it.
 
     Raises:
-        WrongUsage: a wish that is wrong in itself.
+        WrongUsage: a wish that is wrong in itself, a `python` that is none.
         DoctorError: wish and machine do not go together, or the facts file cannot be read.
     """
     tables = Tables()
     check_wishes(wishes, tables)
+    named = system.live and facts_file is None and python is not None
     if system.live and facts_file is None:
         python = python or own_python()
     facts = (
@@ -76,6 +77,9 @@ def decide(
         if facts_file
         else survey(system, tables, areas=AREAS, python=python, debug=debug)
     )
+    if named and facts.python is None:
+        reason = facts.unknown.get("python", "it was not looked at")
+        raise WrongUsage(f"{python} cannot be planned for: {reason}; name another with --python.")
     target = target_of(facts)
     if python is None:
         base = None if facts_file else _named_base_dir(system)
@@ -187,7 +191,7 @@ def read_facts(path: Path) -> Facts:
         DoctorError: it cannot be read, is no JSON, or of another schema.
     """
     try:
-        data = parse_json(read_bounded(path, FACTS_LIMIT))
+        data = parse_json(read_bounded(path, FACTS_LIMIT, pipe=True))
     except Unknown as error:
         raise DoctorError(
             f"The facts file {path} cannot be read: {error}; 'nanochat-doctor facts' prints one."

@@ -13,6 +13,9 @@ from doctor.system import System
 EXTENSION = re.compile(
     r"^(?P<module>[^.]+)\.(?:cpython-(?P<number>\d+)(?P<thread>t?)(?:-[^.]*)?\.|(?P<abi3>abi3)\.)?so$"
 )
+REQUIREMENT = 2000
+"""Letters of a requirement; what is longer is none."""
+
 EDITABLE_FINDER = re.compile(r"^MAPPING[^=]*=\s*(\{.*\})", re.MULTILINE)
 
 
@@ -192,7 +195,8 @@ class PythonEnvironment:
         text = self.system.text(f"{item.folder}/METADATA") or ""
         head = text.replace("\r\n", "\n").partition("\n\n")[0]
         fields = (line.partition(":") for line in head.splitlines())
-        return [value.strip() for key, _, value in fields if key.lower() == "requires-dist"]
+        found = (value.strip() for key, _, value in fields if key.lower() == "requires-dist")
+        return [line for line in found if len(line) <= REQUIREMENT]
 
 
 def normalised(name: str) -> str:

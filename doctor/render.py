@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from doctor.errors import DoctorError, WrongUsage
+from doctor.bounded import read_bounded
+from doctor.errors import DoctorError, Unknown, WrongUsage
 from doctor.facts import Facts, Host
 from doctor.plan import Launch, Plan
 from doctor.planner.steps import SHARD_MB
@@ -37,6 +38,8 @@ SMALL_MODEL = 50_000_000
 MOST_EVAL_TOKENS = 40 * 524_288
 PROMPTS = {"stdlib": "The function returns"}
 PROMPT = "The capital of France is"
+LIMIT = 16 << 20
+"""Bytes of a file that one of ours is compared with."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 CHECKSUM = re.compile(r"^# checksum ([0-9a-f]{16}) of all other lines.*$", re.MULTILINE)
 
@@ -392,7 +395,7 @@ def write(files: Mapping[str, str], folder: Path, *, force: bool = False) -> lis
 
 def _write_one(path: Path, text: str, force: bool) -> Written:
     try:
-        there = path.read_bytes().decode(errors="surrogateescape") if path.exists() else None
+        there = _there(path)
         if there == text:
             path.chmod(path.stat().st_mode | 0o111)
             return Written(path, "unchanged")
@@ -412,6 +415,22 @@ def _write_one(path: Path, text: str, force: bool) -> Written:
     except OSError as error:
         raise DoctorError(
             f"{path} cannot be written ({error.strerror or error}); choose another folder with -o."
+        ) from error
+
+
+def _there(path: Path) -> str | None:
+    """The text of a file that is there already.
+
+    Raises:
+        DoctorError: it cannot be read, or is none that we or a person have written.
+    """
+    if not path.exists():
+        return None
+    try:
+        return read_bounded(path, LIMIT).decode(errors="surrogateescape")
+    except Unknown as error:
+        raise DoctorError(
+            f"{path} is there and cannot be read ({error}); choose another folder with -o."
         ) from error
 
 

@@ -329,7 +329,7 @@ class System:
         with self._lock:
             self._running.add(process)
         try:
-            return _collect(process, name, left)
+            return collect(process, name, left)
         finally:
             with self._lock:
                 self._running.discard(process)
@@ -378,22 +378,33 @@ class System:
                 _kill(process)
 
 
-def _collect(process: subprocess.Popen[bytes], name: str, seconds: float) -> Completed:
-    """Read both streams until the program ends, a time or a size is reached.
+def collect(process: subprocess.Popen[bytes], name: str, seconds: float) -> Completed:
+    """Read both streams until the program ends; whatever ends this function early ends it, too.
 
     A child that outlives the program and keeps its streams open is not waited for.
+
+    Raises:
+        Unknown: it takes longer, or says more than a program does.
     """
+    with process:
+        try:
+            return _collect(process, name, seconds)
+        except BaseException:
+            _kill(process)
+            raise
+
+
+def _collect(process: subprocess.Popen[bytes], name: str, seconds: float) -> Completed:
     assert process.stdout is not None and process.stderr is not None
     end = time.monotonic() + seconds
     chunks: dict[int, list[bytes]] = {process.stdout.fileno(): [], process.stderr.fileno(): []}
     total = 0
-    with process, selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector:
         for descriptor in chunks:
             selector.register(descriptor, selectors.EVENT_READ)
         while selector.get_map():
             left = end - time.monotonic()
             if left <= 0:
-                _kill(process)
                 raise Unknown(f"{name} gave no answer within {seconds:.0f} s")
             for key, _ in selector.select(min(left, 0.2)):
                 data = os.read(key.fd, 1 << 16)
@@ -402,15 +413,13 @@ def _collect(process: subprocess.Popen[bytes], name: str, seconds: float) -> Com
                 chunks[key.fd].append(data)
                 total += len(data)
             if total > OUTPUT_LIMIT:
-                _kill(process)
                 raise Unknown(f"{name} printed more than {memory(OUTPUT_LIMIT >> 20)}")
             if process.poll() is not None and not selector.select(0):
                 break
-        try:
-            status = process.wait(max(0.05, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            _kill(process)
-            raise Unknown(f"{name} gave no answer within {seconds:.0f} s") from None
+    try:
+        status = process.wait(max(0.05, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise Unknown(f"{name} gave no answer within {seconds:.0f} s") from None
     out, err = (b"".join(parts).decode("utf-8", "replace") for parts in chunks.values())
     return Completed(status, out, err)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from doctor.bounded import parse_json, read_bounded
 from doctor.builder.command_line import Line
+from doctor.builder.files import LIMIT
+from doctor.errors import Unknown
 from doctor.pyenv import normalised
 
 UV_LINE = re.compile(r"^\s*(?P<sign>[-+~])\s+(?P<name>[\w.-]+)==(?P<version>\S+)", re.MULTILINE)
@@ -64,8 +66,8 @@ def rehearse(
             return None
         if line.tool == "uv":
             return parse_uv((done.stdout + done.stderr).decode("utf-8", "replace"))
-        return parse_pip(report.read_text(encoding="utf-8"), installed)
-    except (OSError, subprocess.TimeoutExpired):
+        return parse_pip(read_bounded(report, LIMIT), installed)
+    except (OSError, Unknown, subprocess.TimeoutExpired):
         return None
     finally:
         report.unlink(missing_ok=True)
@@ -83,12 +85,12 @@ def parse_uv(text: str) -> tuple[Change, ...]:
     return tuple(Change(name, before, after) for name, (before, after) in versions.items())
 
 
-def parse_pip(text: str, installed: Mapping[str, str]) -> tuple[Change, ...] | None:
+def parse_pip(report: bytes, installed: Mapping[str, str]) -> tuple[Change, ...] | None:
     """The packages of an installation report; None where it cannot be read."""
     try:
-        found = [item["metadata"] for item in json.loads(text)["install"]]
+        found = [item["metadata"] for item in parse_json(report)["install"]]
         pairs = [(normalised(str(item["name"])), str(item["version"])) for item in found]
-    except (ValueError, KeyError, TypeError):
+    except (Unknown, KeyError, TypeError):
         return None
     return tuple(Change(name, installed.get(name), version) for name, version in pairs)
 

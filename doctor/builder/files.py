@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-import stat
 from pathlib import Path
 from typing import Any
 
-from doctor.errors import DoctorError
+from doctor.bounded import parse_json, read_bounded
+from doctor.errors import DoctorError, Unknown
 from doctor.toml import tomllib
+
+LIMIT = 64 << 20
+"""Bytes of a file that is read as a whole; what we write is some thousand times smaller."""
 
 
 def write(path: Path, text: str) -> None:
@@ -103,23 +105,23 @@ def read_bytes(path: Path) -> bytes | None:
     """What is in a plain file; None where there is none.
 
     Raises:
-        DoctorError: it is there and cannot be read, or is a pipe, which would be waited for.
+        DoctorError: it is there and cannot be read; so is a pipe, which would be waited for, and what is too large.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DoctorError(f"{path} cannot be read (it is no plain file).")
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DoctorError(f"{path} cannot be read ({error.strerror or error}).") from error
+        return read_bounded(path, LIMIT)
+    except Unknown as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise DoctorError(
+            f"{path} cannot be read ({error}); move it away and start again."
+        ) from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is none, or none that can be understood."""
     try:
-        found = json.loads(read(path) or "{}")
-    except ValueError:
+        found = parse_json(read_bytes(path) or b"{}")
+    except Unknown:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -7,15 +7,17 @@ or somebody has put them there. So only what is as a list has it is deleted, and
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import io
 import os
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from doctor.builder.files import cannot_write
+from doctor.bounded import DIGITS, read_bounded
+from doctor.builder.files import LIMIT, cannot_write
+from doctor.errors import Unknown
 
 OTHER_METADATA = (".egg-info", ".egg-link", ".egg")
 SHARED = ("__pycache__", "easy-install.pth")
@@ -65,9 +67,8 @@ def unowned(site: Path, but: Collection[str] = ()) -> set[str]:
 def _of_eggs(site: Path) -> Iterator[str]:
     """What packages of the older kind own, whose metadata name modules."""
     for info in site.glob("*.egg-info"):
-        with contextlib.suppress(OSError, ValueError):
-            for name in (info / "top_level.txt").read_text(encoding="utf-8").split():
-                yield from (name, f"{name}.py")
+        for name in _text(info / "top_level.txt").split():
+            yield from (name, f"{name}.py")
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,21 @@ def _infos(site: Path) -> list[Path]:
 def _recorded(info: Path) -> Iterator[tuple[str, int | None]]:
     """Files that RECORD names, with their sizes where it knows them; no compiled Python."""
     try:
-        with (info / "RECORD").open(encoding="utf-8", errors="replace", newline="") as file:
-            for row in csv.reader(file):
-                if row and row[0] and not row[0].endswith(".pyc"):
-                    size = row[2] if len(row) > 2 else ""
-                    yield row[0], int(size) if size.isdecimal() else None
-    except (OSError, csv.Error):
+        for row in csv.reader(io.StringIO(_text(info / "RECORD"), newline="")):
+            if row and row[0] and "\0" not in row[0] and not row[0].endswith(".pyc"):
+                size = row[2] if len(row) > 2 else ""
+                is_size = size.isdecimal() and len(size) <= DIGITS
+                yield row[0], int(size) if is_size else None
+    except csv.Error:
         return
+
+
+def _text(path: Path) -> str:
+    """A list in a metadata folder; empty where there is none that can be read."""
+    try:
+        return read_bounded(path, LIMIT).decode("utf-8", "replace")
+    except Unknown:
+        return ""
 
 
 def _whole(site: Path, path: str, size: int | None) -> bool:
@@ -157,6 +166,8 @@ def _clear_package(info: Path, kept: Collection[str], folder: Path) -> None:
             continue
         if place.is_dir() and not place.is_symlink():
             continue  # a list names files: `.` would be all of it
+        if not place.parent.resolve().is_relative_to(_prefix(site).resolve()):
+            continue  # behind a link that leads elsewhere
         if size is not None and _size(place) == size and not place.is_symlink():
             place.unlink()
         else:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from doctor.builder.files import cannot_write
+from doctor.bounded import parse_json
+from doctor.builder.files import cannot_write, read_bytes
+from doctor.errors import Unknown
 
 SCHEMA = 1
 
@@ -43,7 +45,7 @@ class Journal:
     """The journal in a file; a new one is begun where there is none, or one of another schema.
 
     Raises:
-        DoctorError: it cannot be written.
+        DoctorError: it cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +53,7 @@ class Journal:
         self.entries: list[Entry] = []
         self._torn = False
         try:
-            data = path.read_bytes() if path.exists() else b""
+            data = read_bytes(path) or b""
             if data and not self._read(data):
                 path.rename(path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}"))
                 data = b""
@@ -66,13 +68,7 @@ class Journal:
         lines = [parsed for line in data.splitlines() if (parsed := _object(line)) is not None]
         if not lines or lines[0].get("schema") != SCHEMA:
             return False
-        for line in lines[1:]:
-            try:
-                entry = Entry(**line)
-            except TypeError:
-                continue
-            if isinstance(entry.details, dict):
-                self.entries.append(entry)
+        self.entries += (entry for line in lines[1:] if (entry := _entry(line)) is not None)
         return True
 
     def _append(self, line: Mapping[str, Any]) -> None:
@@ -113,7 +109,22 @@ class Journal:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
-    except ValueError:
+        found = parse_json(line)
+    except Unknown:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _entry(line: Mapping[str, Any]) -> Entry | None:
+    """A line that is one of ours."""
+    try:
+        entry = Entry(**line)
+    except TypeError:
+        return None
+    words: list[object] = [entry.time, entry.event, entry.step, entry.plan]
+    if not isinstance(entry.details, dict):
+        return None
+    for name in ("damaged", "unowned"):
+        names = entry.details.get(name) or []
+        words += names if isinstance(names, list) else [names]
+    return entry if all(isinstance(word, str) for word in words) else None

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from doctor.builder import files
 from doctor.builder.command_line import Line
 from doctor.builder.place import Target
-from doctor.errors import Unknown
-from doctor.pyenv import Distribution, PythonEnvironment, normalised
-
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
+from doctor.builder.requirements import needs, parsed
+from doctor.pyenv import Distribution, normalised
 
 NAME = "origins.json"
 PENDING = "pending.json"
@@ -60,7 +57,9 @@ def settle(target: Target, *, cut_off: bool = False) -> None:
     if not isinstance(before, dict) or not target.exists:
         return
     now, entries = _versions(target), read(target.state)
-    ours = needed(target, note.get("asked", ())) if cut_off else now.keys()
+    asked = note.get("asked")
+    asked = [text for text in asked if isinstance(text, str)] if isinstance(asked, list) else []
+    ours = needed(target, asked) if cut_off else now.keys()
     for name in before.keys() | now.keys():
         if before.get(name) != now.get(name) and (name in ours or name not in now):
             entries[name] = {"version": now.get(name), "index": note.get("index")}
@@ -72,38 +71,14 @@ def needed(target: Target, asked: Iterable[str]) -> set[str]:
     """Names of the requirements, and of all that these need here in their turn."""
     environment = target.environment()
     found: set[tuple[str, frozenset[str]]] = set()
-    todo = list(_parsed(asked))
+    todo = list(parsed(asked))
     while todo:
         requirement = todo.pop()
         name, extras = normalised(requirement.name), frozenset(requirement.extras)
         if (name, extras) not in found:
             found.add((name, extras))
-            todo += _needs(environment, name, extras)
+            todo += needs(environment, name, extras)
     return {name for name, _ in found}
-
-
-def _needs(
-    environment: PythonEnvironment, name: str, extras: frozenset[str]
-) -> Iterator[Requirement]:
-    try:
-        lines = environment.requirements(name)
-    except Unknown:
-        return
-    for requirement in _parsed(lines):
-        marker = requirement.marker
-        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
-            yield requirement
-
-
-def _parsed(lines: Iterable[str]) -> Iterator[Requirement]:
-    """Requirements; paths, addresses and values of options are none."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    for line in lines:
-        try:
-            yield Requirement(line)
-        except InvalidRequirement:
-            continue
 
 
 def _versions(target: Target) -> Mapping[str, str]:

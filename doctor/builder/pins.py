@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from doctor.builder import files
+from doctor.builder import files, requirements
 from doctor.builder.place import FOLDER, Target
 from doctor.errors import DoctorError
-from doctor.pyenv import normalised
+from doctor.pyenv import PythonEnvironment, normalised
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 NAME = "constraints.txt"
 PINNED = ("torch", "torch-npu", "triton", "pytorch-triton")
@@ -34,6 +38,9 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 
+VERSION = re.compile(r"[\w.+!-]+")
+"""Any other would not stay within its line, and no installer has made it."""
+
 Editor = Callable[[str], str]
 
 
@@ -45,19 +52,30 @@ def read(prefix: Path, state: Path | None = None) -> dict[str, str]:
 
 
 def wanted(target: Target) -> dict[str, str]:
-    """What to pin: torch, its companions, and what torch needs in exactly one version."""
-    from packaging.requirements import InvalidRequirement, Requirement
+    """What to pin: torch, its companions, and what torch needs in exactly one version.
 
+    Some of it torch asks for through another's extras: `cuda-toolkit[cublas,cudart]==13.0.2`.
+    """
     installed = target.installed()
     names = set(PINNED)
-    for line in target.environment().requirements("torch") if "torch" in installed else ():
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement:
-            continue
+    if "torch" in installed:
+        environment = target.environment()
+        own = list(_exact(environment, "torch"))
+        through = [
+            inner for r in own for inner in _exact(environment, r.name, r.extras) if r.extras
+        ]
+        names.update(normalised(requirement.name) for requirement in (*own, *through))
+    versions = {name: installed[name].version for name in sorted(names & installed.keys())}
+    return {name: version for name, version in versions.items() if VERSION.fullmatch(version)}
+
+
+def _exact(
+    environment: PythonEnvironment, name: str, extras: Iterable[str] = ()
+) -> Iterator[Requirement]:
+    """What a package asks for in one version only."""
+    for requirement in requirements.needs(environment, name, extras):
         if any(spec.operator in ("==", "===") for spec in requirement.specifier):
-            names.add(normalised(requirement.name))
-    return {name: installed[name].version for name in sorted(names & installed.keys())}
+            yield requirement
 
 
 def hold(target: Target, versions: Mapping[str, str]) -> list[str]:

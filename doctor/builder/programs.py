@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
-import json
 import os
 import selectors
 import shlex
@@ -25,12 +24,20 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from doctor.bounded import parse_json
 from doctor.builder.files import cannot_write
 from doctor.builder.private import shown
 from doctor.errors import Unknown
+from doctor.system import collect
 
 KEPT = 100_000
 """Lines of output that are kept in memory; the log has all of them."""
+
+LETTERS = 4000
+"""Of each that is kept."""
+
+LINE = 1 << 16
+"""Letters after which a line is passed on whose end has not come."""
 
 POLL = 0.1
 """Seconds between two looks at the clock."""
@@ -152,7 +159,7 @@ def _listen(
         for said in _lines(process, seconds):
             line = shown(said)
             _note(file, line)
-            kept.append(line)
+            kept.append(line[:LETTERS])
             heard(line)
     except subprocess.TimeoutExpired:
         expired = True
@@ -185,6 +192,8 @@ def _lines(process: subprocess.Popen[bytes], seconds: float) -> Iterator[str]:
             ready = selector.select(0.0 if ended else POLL)
             data = os.read(process.stdout.fileno(), PIPE) if ready else b""
             *whole, rest = (rest + decoder.decode(data)).split("\n")
+            if len(rest) > LINE:
+                whole, rest = [*whole, rest], ""
             yield from (line.rstrip() for line in whole)
             if ended or (ready and not data):
                 break
@@ -246,25 +255,24 @@ def ask(
 
     Raises:
         OSError: it cannot be started.
-        Unknown: it prints something else, or nothing in time.
+        Unknown: it prints something else, without end, or nothing in time.
     """
+    process = subprocess.Popen(
+        words,
+        cwd=cwd,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    done = collect(process, words[0], seconds)
     try:
-        done = subprocess.run(
-            words,
-            cwd=cwd,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
-            check=False,
-        )
-        return json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        raise Unknown(f"{words[0]} gave no answer within {seconds:.0f} s") from None
-    except (ValueError, IndexError):
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        reason = f": {said[-1]}" if said else ""
-        raise Unknown(f"{words[0]} ended with status {done.returncode}{reason}") from None
+        return parse_json(done.stdout.splitlines()[-1].encode())
+    except (Unknown, IndexError):
+        said = done.stderr.strip().splitlines()
+        reason = f": {said[-1][:LETTERS]}" if said else ""
+        raise Unknown(f"{words[0]} ended with status {done.status}{reason}") from None
 
 
 def with_own_path(env: Mapping[str, str]) -> dict[str, str]:

@@ -18,9 +18,13 @@ from doctor.errors import DoctorError
 from doctor.look import without_credentials
 from doctor.pyenv import Distribution
 from doctor.tables import Tables
+from doctor.visible import visible
 
 SCHEMA = 1
 NAME = "snapshot.json"
+REASON = 80
+"""Letters of what is wrong with a damaged one."""
+
 INDEXED = re.compile(r"cpu|cu\d+|xpu|rocm[\d.]+")
 """Local tags that are names of PyTorch's indexes, too."""
 
@@ -127,20 +131,38 @@ def read(state: Path) -> Snapshot | None:
     try:
         if data["schema"] != SCHEMA:
             raise ValueError(f"schema {data['schema']}")
-        packages = [Package(**entry) for entry in data["packages"]]
+        packages = [_checked(Package(**entry)) for entry in data["packages"]]
         return Snapshot(
             plan=str(data["plan"]),
             python=str(data["python"]),
             time=str(data["time"]),
             packages={package.name: package for package in packages},
-            pinned=dict(data["pinned"]),
+            pinned=_texts(data["pinned"]),
             complete=bool(data["complete"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DoctorError(
-            f"{path} is damaged ({error!r}), so that what was installed before is not known; "
+            f"{path} is damaged ({visible(repr(error)[:REASON])}), so that what was installed before is not known; "
             "remove the file to go on without a way back."
         ) from error
+
+
+def _checked(package: Package) -> Package:
+    """A package as we write it.
+
+    Raises:
+        TypeError: it is none.
+    """
+    texts = (package.name, package.version, package.index or "", package.tree or "")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a name that is no text")
+    if not isinstance(package.direct, dict | None):
+        raise TypeError("an origin that is no object")
+    return package
+
+
+def _texts(pairs: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in dict(pairs).items()}
 
 
 def forget(state: Path) -> None:
@@ -179,6 +201,7 @@ def _package(item: Distribution, origins: Mapping[str, Any]) -> Package:
     index = None
     if isinstance(origin, dict) and origin.get("version") == item.version:
         index = origin.get("index")
+        index = index if isinstance(index, str) else None
     elif direct is None:
         index = _index_of_tag(item)
     return Package(item.name, item.version, direct, index, _tree(item))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from doctor.bounded import parse_json
 from doctor.errors import Unknown
 from doctor.facts import Toolkit
 from doctor.look import Look, find_version
@@ -15,7 +15,7 @@ from doctor.system import System
 from doctor.tables import Tables
 
 RELEASE = re.compile(r"release (\d+\.\d+)")
-CUDA_H = re.compile(r"#define\s+CUDA_VERSION\s+(\d+)")
+CUDA_H = re.compile(r"#define\s+CUDA_VERSION\s+(\d{1,9})")
 BESIDE = ("cudnn.h", "nccl.h")
 LISTED_ARCH = re.compile(r"^compute_(\d+)(\d)$", re.MULTILINE)
 
@@ -99,9 +99,9 @@ def _chosen_nvcc(system: System, places: dict[str, list[str]]) -> str | None:
 def _version_from_files(system: System, folder: str) -> str | None:
     """`12.8` from version.json, version.txt or cuda.h."""
     try:
-        listed = json.loads(system.text(f"{folder}/version.json") or "{}")
+        listed = parse_json(system.bytes(f"{folder}/version.json") or b"{}")
         return _major_minor(str(listed["cuda"]["version"]))
-    except (Unknown, ValueError, LookupError, TypeError):
+    except (Unknown, LookupError, TypeError):
         pass
     for path in (f"{folder}/version.txt", f"{folder}/include/cuda.h"):
         try:

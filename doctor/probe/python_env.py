@@ -6,7 +6,6 @@ read from its files and never run. The import path is always worked out from fil
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from doctor import payload
+from doctor.bounded import parse_json
 from doctor.elf import Elf, ElfError
 from doctor.errors import Unknown
 from doctor.facts import Python
@@ -161,8 +161,8 @@ def _identity(system: System, path: str) -> Mapping[str, Any]:
     except Unknown as error:
         raise Unknown(f"{path} does not answer as a Python: {error}") from error
     try:
-        answer = json.loads(text)
-    except ValueError:
+        answer = parse_json(text.encode())
+    except Unknown:
         answer = None
     wanted = {"version": str, "base_prefix": str, "bits": int, "free_threaded": bool}
     if not isinstance(answer, dict) or not all(

@@ -31,7 +31,7 @@ LINE = re.compile(
 )
 EXTRA = re.compile(r"extra\s*==\s*['\"]([\w.-]+)['\"]")
 CLAUSE = re.compile(r"(==|~=|>=|<=|<|>|!=)\s*([\d.]+)(\.\*)?$")
-RECORDED = re.compile(r"^([^,./\n][^,\n]*\.so[^,/\n]*),([^,\n]*),(\d*)", re.MULTILINE)
+RECORDED = re.compile(r"^([^,./\n][^,\n]*),([^,\n]*),(\d{0,18})", re.MULTILINE)
 CUDA_SUFFIX = re.compile(r"-cu\d+$")
 
 HASH_LIMIT = 1 << 29
@@ -122,12 +122,16 @@ def _pins(env: PythonEnvironment) -> Iterator[Pin]:
 
 def _parsed(lines: Collection[str]) -> Iterator[Pin]:
     for line in lines:
-        match = LINE.match(line)
+        match = _line(line)
         name = normalised(match["name"]) if match else ""
         if match is None or not OURS.match(name):
             continue
         extras = tuple(e.strip() for e in (match["extras"] or "").split(",") if e.strip())
         yield Pin(name, match["spec"].strip(), extras, match["marker"] or "", _extra(line))
+
+
+def _line(line: str) -> re.Match[str] | None:
+    return LINE.match(" ".join(line.split()))
 
 
 def _extra(line: str) -> str:
@@ -194,7 +198,12 @@ def _applies(system: System, env: PythonEnvironment, pin: Pin, cpu_arch: str | N
     """Whether a requirement holds on the examined machine."""
     if not pin.marker:
         return True
-    from packaging.markers import InvalidMarker, Marker, UndefinedEnvironmentName
+    from packaging.markers import (
+        InvalidMarker,
+        Marker,
+        UndefinedComparison,
+        UndefinedEnvironmentName,
+    )
 
     linux = not system.live or _is_linux()
     names = {
@@ -206,7 +215,7 @@ def _applies(system: System, env: PythonEnvironment, pin: Pin, cpu_arch: str | N
     } | ({"platform_machine": cpu_arch} if cpu_arch else {})
     try:
         return Marker(pin.marker).evaluate(names)
-    except (InvalidMarker, UndefinedEnvironmentName):
+    except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName, RecursionError):
         return False
 
 
@@ -242,6 +251,7 @@ def _libraries(system: System, dist: Distribution) -> dict[str, tuple[int | None
     return {
         f"{dist.site}/{path}": (int(size) if size else None, digest)
         for path, digest, size in RECORDED.findall(text)
+        if ".so" in posixpath.basename(path)
     }
 
 
@@ -300,7 +310,7 @@ def _needed_by(env: PythonEnvironment, name: str) -> str | None:
         except Unknown:
             continue
         for line in lines:
-            match = LINE.match(line)
+            match = _line(line)
             if (
                 match
                 and normalised(match["name"]) == name

@@ -100,7 +100,7 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
     said = json.dumps(to_json(Facts()))
     writer = subprocess.Popen(["sh", "-c", f"sleep 0.1; printf %s '{said}' >'{fifo}'"])
     with open(os.open(fifo, os.O_RDONLY), "rb") as ours:
-        assert parse_json(read_bounded(Path(f"/dev/fd/{ours.fileno()}"), 1 << 20)) == to_json(
+        assert parse_json(read_bounded(Path(f"/dev/fd/{ours.fileno()}"), 1 << 20, pipe=True)) == to_json(
             Facts()
         )
     writer.wait()

@@ -7,7 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from doctor.errors import DoctorError
+from doctor.bounded import parse_json, read_bounded
+from doctor.errors import DoctorError, Unknown
+
+JSON_LIMIT = 32 << 20
+TEXT_LIMIT = 256 << 20
+"""Bytes; the build.ninja of a PyTorch with all its targets is some 60 MB."""
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -34,6 +39,14 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path) -> Any:
     """What a JSON file holds; None where there is none, or it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse_json(read_bounded(path, JSON_LIMIT))
+    except Unknown:
+        return None
+
+
+def read_text(path: Path, errors: str = "surrogateescape") -> str | None:
+    """The text of a file of a source tree or build folder; None where there is none that can be read."""
+    try:
+        return read_bounded(path, TEXT_LIMIT).decode("utf-8", errors).replace("\r\n", "\n")
+    except Unknown:
         return None

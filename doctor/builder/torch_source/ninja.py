@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from doctor.builder.torch_source.files import read_text
+
 POOL = "nanochat_doctor_heavy"
 EDGE = re.compile(r"^build ((?:[^\n:|$ ]|\$.)+)[^\n:]*: (\S+)", re.MULTILINE)
 OBJECT_RULE = re.compile(r"_COMPILER_|COMPILER__")
@@ -21,6 +23,7 @@ STATUS_FORMAT = "[%f/%t %r] "
 """For NINJA_STATUS: finished, of all, running."""
 
 BUILDING = re.compile(r"^Building \S+ (?:object|source) (.+)$|^(?:Generating|Linking|Creating) ")
+MILLISECONDS = re.compile(r"[0-9]{1,15}")
 MAKE_PROGRAM = re.compile(r"^CMAKE_MAKE_PROGRAM:\w+=(.+)$", re.MULTILINE)
 FAILED = re.compile(r"^FAILED: (?:\[code=-?\d+\] )?(\S+)")
 
@@ -58,11 +61,7 @@ def _plain(path: str) -> str:
 
 def program(build: Path) -> str | None:
     """The ninja that CMake found for a build folder; None where it was not configured yet."""
-    try:
-        text = (build / "CMakeCache.txt").read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return None
-    found = MAKE_PROGRAM.search(text)
+    found = MAKE_PROGRAM.search(read_text(build / "CMakeCache.txt") or "")
     return found[1] if found else None
 
 
@@ -121,14 +120,10 @@ class Made:
 
 def read_log(build: Path) -> dict[str, Made]:
     """Outputs of a build folder's .ninja_log, the last entry of each; lines cut short are left out."""
-    try:
-        lines = (build / ".ninja_log").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return {}
     found = {}
-    for line in lines:
+    for line in (read_text(build / ".ninja_log", "replace") or "").splitlines():
         fields = line.split("\t")
-        if len(fields) == 5 and fields[0].isdigit() and fields[1].isdigit():
+        if len(fields) == 5 and all(MILLISECONDS.fullmatch(field) for field in fields[:2]):
             found[fields[3]] = Made(fields[3], int(fields[0]) / 1000, int(fields[1]) / 1000)
     return found
 

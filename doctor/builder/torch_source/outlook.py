@@ -10,6 +10,7 @@ from pathlib import Path
 
 from doctor.builder.torch_source import ninja
 from doctor.builder.torch_source.draft import Draft, draft, hours
+from doctor.builder.torch_source.files import read_text
 from doctor.builder.torch_source.fingerprint import read_state
 from doctor.builder.torch_source.jobs import Jobs
 from doctor.builder.torch_source.planning import release_for
@@ -157,8 +158,8 @@ def _hours(
     weights = learned_weights(base_folder(facts) / CACHE_SECTION, tables)
     state = read_state(tree.build)
     made = ninja.read_log(tree.build) if state and state.fingerprint.has(settings) else {}
-    text = plan.read_text(encoding="utf-8", errors="surrogateescape")
-    left = sum(weights.seconds(name) for name in ninja.objects(text) if name not in made)
+    objects = ninja.objects(read_text(plan) or "")
+    left = sum(weights.seconds(name) for name in objects if name not in made)
     return left / chosen.jobs.wide / 3600
 
 

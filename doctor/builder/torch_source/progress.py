@@ -8,6 +8,7 @@ from typing import Any
 
 from doctor.builder.torch_source import ninja
 from doctor.builder.torch_source.events import Reporter
+from doctor.builder.torch_source.files import read_text
 from doctor.builder.torch_source.jobs import Jobs
 from doctor.builder.torch_source.processes import Sample, Sampler
 from doctor.builder.torch_source.weights import Weights
@@ -35,9 +36,7 @@ class Meter:
         self.start = time.monotonic()
         self.learned = self.start
         self.before = ninja.read_log(build)
-        plan = build / "build.ninja"
-        text = plan.read_text(errors="surrogateescape") if plan.exists() else ""
-        names = ninja.objects(text)
+        names = ninja.objects(read_text(build / "build.ninja") or "")
         self.all_objects = len(names)
         self.left = {n: weights.seconds(n) for n in names if n not in self.before}
         self.made_before = self.all_objects - len(self.left)

@@ -21,6 +21,9 @@ from doctor.errors import DoctorError
 POLL = 0.1
 """Seconds between two looks at the log."""
 
+LINE = 1 << 16
+"""Bytes after which a line is passed on whose end has not come."""
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -145,19 +148,31 @@ def _follow(
     rest, next_tick = b"", time.monotonic() + tick_seconds
     while True:
         ended = process.poll() is not None
-        rest += reader.read()
-        *lines, rest = rest.split(b"\n")
-        if ended and rest:
-            lines, rest = [*lines, rest], b""
-        for line in lines:
-            heard(line.decode("utf-8", "replace").rstrip("\r"))
+        for data in _until(reader, os.fstat(reader.fileno()).st_size):
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > LINE:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                heard(_text(line))
         if ended:
+            if rest:
+                heard(_text(rest))
             return
         if time.monotonic() >= next_tick:
             tick()
             next_tick = time.monotonic() + tick_seconds
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL)
+
+
+def _until(reader: IO[bytes], size: int) -> Iterator[bytes]:
+    """What is new in a file up to a size, in pieces."""
+    while data := reader.read(max(0, min(LINE, size - reader.tell()))):
+        yield data
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace").rstrip("\r")
 
 
 def search_path(python: str, env: Mapping[str, str]) -> str:

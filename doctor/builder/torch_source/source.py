@@ -10,6 +10,7 @@ from pathlib import Path
 
 from doctor.builder import files
 from doctor.builder.torch_source.events import Reporter
+from doctor.builder.torch_source.files import read_text
 from doctor.builder.torch_source.run import run
 from doctor.builder.torch_source.tree import missing_submodules
 from doctor.errors import DoctorError
@@ -135,7 +136,7 @@ def mirrored(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
     PyTorch's build fetches NCCL from its usual address while it configures.
     """
     try:
-        mirror, original = (folder / ".git" / MARKER).read_text().split("\n")
+        mirror, original = (read_text(folder / ".git" / MARKER) or "").split("\n")
         number = int(env.get("GIT_CONFIG_COUNT", "0"))
     except (OSError, ValueError):
         return {}

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from doctor.builder.torch_source.files import read_text
 from doctor.builder.torch_source.tree import WRITTEN
 from doctor.tables import Tables
 
@@ -61,6 +62,6 @@ def _words(tree: Path) -> set[str]:
         helpers = inside == os.path.join("tools", "setup_helpers")
         for name in names:
             if READING.fullmatch(name) or (helpers and name.endswith(".py")):
-                text = Path(folder, name).read_text(encoding="utf-8", errors="replace")
+                text = read_text(Path(folder, name), "replace") or ""
                 found.update(WORD.findall(text))
     return found

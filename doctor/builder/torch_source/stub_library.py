@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from doctor.builder.torch_source.files import read_text
 from doctor.errors import DoctorError
 
 SECONDS = 120
@@ -60,7 +61,7 @@ def make_stubs(include: Path, folder: Path, cc: str) -> None:
         header = include / stub.header
         if not header.is_file():
             continue
-        names = functions(stub, header.read_text(encoding="utf-8", errors="replace"))
+        names = functions(stub, read_text(header, "replace") or "")
         text = "".join(f"int {name}(void) {{ return {stub.status}; }}\n" for name in names)
         command = [cc, "-shared", "-fPIC", "-x", "c", "-", f"-Wl,-soname,{stub.soname}",
                    "-fno-builtin", "-o", str(folder / f"{stub.name}.so")]  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from doctor.builder.torch_source.files import read_text
 from doctor.errors import DoctorError
 from doctor.tables import Row, Tables
 from doctor.toml import tomllib
@@ -142,17 +143,14 @@ def expected_tree(path: Path, version: str, tables: Tables) -> Tree | None:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return read_text(path, "replace") or ""
 
 
 def _project(path: Path) -> dict[str, Any]:
     """pyproject.toml; empty where there is none, or it is damaged."""
     try:
         found: dict[str, Any] = tomllib.loads(_text(path / "pyproject.toml"))
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return {}
     return found
 
@@ -327,9 +325,8 @@ def remember_files(tree: Tree) -> None:
 
 
 def _remembered(tree: Tree) -> list[Path] | None:
-    try:
-        text = (tree.build / FILES).read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
+    text = read_text(tree.build / FILES)
+    if text is None:
         return None
     return [tree.path / name for name in text.splitlines()]
 

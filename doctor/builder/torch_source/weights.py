@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from doctor.builder.torch_source.files import write_json
+from doctor.builder.torch_source.files import read_json, write_json
 from doctor.tables import Row
 
 KEEP = 50_000
@@ -35,9 +34,9 @@ class Weights:
         """Read what was learned; a file that is damaged has taught nothing."""
         learned: dict[str, tuple[float, int]] = {}
         try:
-            for name, (seconds, memory) in json.loads(path.read_text()).items():
+            for name, (seconds, memory) in read_json(path).items():
                 learned[str(name)] = (float(seconds), int(memory))
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError):
             learned = {}
         return cls(rows, path, learned)
 

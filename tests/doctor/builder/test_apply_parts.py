@@ -410,9 +410,9 @@ Would install 2 packages
 
 def test_what_pip_reports() -> None:
     text = json.dumps({"install": [{"metadata": {"name": "Torch", "version": "2"}}]})
-    assert changes.parse_pip(text, {"torch": "1"}) == (Change("torch", "1", "2"),)
-    assert changes.parse_pip("{", {}) is None
-    assert changes.parse_pip("[]", {}) is None
+    assert changes.parse_pip(text.encode(), {"torch": "1"}) == (Change("torch", "1", "2"),)
+    for report in (b"{", b"[]", b"[" * 100_000, b"\xff", b'{"install": [{"metadata": 1}]}'):
+        assert changes.parse_pip(report, {}) is None
 
 
 def test_changes_are_told_in_short() -> None:
