@@ -11,18 +11,23 @@ from typing import Any
 
 import pytest
 from conftest import Doctor
+from hostile import KINDS, PLACES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from verdicts import TABLES
 
 from doctor.bounded import parse_json, read_bounded
-from doctor.decision import read_facts, target_of
-from doctor.errors import DoctorError, Unknown
+from doctor.decision import decide, read_facts, target_of
+from doctor.errors import DoctorError, Unknown, WrongUsage
 from doctor.facts import Facts, Gpu, Host, Nvidia, Python, from_json, to_json
 from doctor.look import number
 from doctor.plan import Wishes
 from doctor.planner import plan
+from doctor.render import write
+from doctor.survey import survey
+from doctor.system import System
 from doctor.versions import cann_key, older, parts
+from doctor.visible import visible
 
 HUGE = "1" + "0" * 400
 TEXTS = {
@@ -63,7 +68,7 @@ def test_no_text_is_more_than_a_sentence(tmp_path: Path, name: str) -> None:
     assert "\n" not in said and said.endswith(".")
 
 
-PLACES = [
+PATHS = [
     "/dev/zero",
     "/dev/null",
     "/proc/self/mem",
@@ -76,7 +81,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PATHS)
 def test_no_place_is_read_without_end(tmp_path: Path, place: str) -> None:
     path = Path(place) if place.startswith("/") else tmp_path / place
     if place == "fifo":
@@ -100,9 +105,9 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
     said = json.dumps(to_json(Facts()))
     writer = subprocess.Popen(["sh", "-c", f"sleep 0.1; printf %s '{said}' >'{fifo}'"])
     with open(os.open(fifo, os.O_RDONLY), "rb") as ours:
-        assert parse_json(read_bounded(Path(f"/dev/fd/{ours.fileno()}"), 1 << 20, pipe=True)) == to_json(
-            Facts()
-        )
+        assert parse_json(
+            read_bounded(Path(f"/dev/fd/{ours.fileno()}"), 1 << 20, pipe=True)
+        ) == to_json(Facts())
     writer.wait()
 
 
@@ -114,6 +119,64 @@ def test_the_command_says_it_and_leaves(doctor: Doctor, tmp_path: Path) -> None:
     assert answer.status == 1
     assert "nested too deeply" in answer.err
     assert len(answer.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("file", ["etc/environment", "etc/os-release", "proc/meminfo", "usr/local/cuda/version.json",
+                                  "usr/local/cuda/include/cuda.h", "root/.config/pip/pip.conf"])  # fmt: skip
+def test_files_of_a_tree(tmp_path: Path, file: str, kind: str) -> None:
+    (tmp_path / "usr/local/cuda/bin").mkdir(parents=True)
+    (tmp_path / "usr/local/cuda/bin/nvcc").touch()
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    KINDS[kind](tmp_path / file)
+    facts = survey(System(tmp_path), TABLES, areas={"host", "nvidia"})
+    assert facts.host is not None and facts.nvidia is not None, facts.unknown
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_files_that_are_rendered_over(tmp_path: Path, kind: str) -> None:
+    PLACES[kind](tmp_path / "env.sh")
+    with pytest.raises(DoctorError, match=r"env.sh is there and cannot be read .* with -o\.$"):
+        write({"env.sh": "x\n"}, tmp_path)
+    assert os.path.lexists(tmp_path / "env.sh")
+
+
+# --- interpreters that are none --------------------------------------------------------------------
+
+NO_PYTHONS = {
+    "a text": ("hello\n", 0o644),
+    "a text that may be run": ("hello\n", 0o755),
+    "no program": ("\0\1\2", 0o755),
+    "silent": ("#!/bin/sh\n", 0o755),
+    "endless lines": ("#!/bin/sh\nyes\n", 0o755),
+    "endless zeros": ("#!/bin/sh\ncat /dev/zero\n", 0o755),
+    "endless errors": ("#!/bin/sh\nyes >&2\n", 0o755),
+    "nested": ("#!/bin/sh\nyes '[' | head -c 400000 | tr -d '\\n'\n", 0o755),
+    "escapes": ("#!/bin/sh\nprintf '\\033]0;x\\007'\nexit 3\n", 0o755),
+    "hangs": ("#!/bin/sh\nsleep 60\n", 0o755),
+    "a link to nothing": ("/nowhere", 0),
+}
+
+
+@pytest.mark.parametrize("venv", [False, True], ids=["alone", "in a venv"])
+@pytest.mark.parametrize("name", NO_PYTHONS)
+def test_nothing_is_planned_for_what_is_no_python(tmp_path: Path, name: str, venv: bool) -> None:
+    text, mode = NO_PYTHONS[name]
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    if mode:
+        python.write_text(text)
+        python.chmod(mode)
+    else:
+        python.symlink_to(text)
+    if venv:
+        (tmp_path / "venv" / "pyvenv.cfg").write_text("home = /usr/bin\n")
+        (tmp_path / "venv" / "lib" / "python3.12" / "site-packages").mkdir(parents=True)
+    with pytest.raises(WrongUsage) as told:
+        decide(System(seconds=1), Wishes(), python=str(python), offline=True)
+    said = str(told.value)
+    assert str(python) in said and said.endswith("; name another with --python.")
+    assert visible(said).isprintable() and len(said) < 400 + 2 * len(str(python))
 
 
 # --- versions and counts of a tree ----------------------------------------------------------------
