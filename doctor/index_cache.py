@@ -5,19 +5,23 @@ A cache may only ever save time. Whatever is wrong with an entry or the folder, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from doctor.bounded import parse_json, read_bounded
+from doctor.errors import Unknown
 from doctor.index_page import File
-from doctor.look import without_credentials
 
-SCHEMA = 1
+SCHEMA = 2
+LIMIT = 64 << 20
 DAY = 86_400.0
 FAILURE_SECONDS = 60.0
 """Long enough for `plan` and `apply` after it, short enough for somebody who has just plugged in the cable."""
@@ -64,11 +68,11 @@ class Cache:
         if self.folder is None:
             return None
         try:
-            entry = json.loads(self._path(self.folder, url).read_bytes())
-            if entry["schema"] != SCHEMA or entry["url"] != without_credentials(url):
+            entry = parse_json(read_bounded(self._path(self.folder, url), LIMIT))
+            if entry["schema"] != SCHEMA or entry["page"] != _digest(url):
                 return None
             answer, age = _answer(entry), self.now - float(entry["time"])
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        except (Unknown, ValueError, LookupError, TypeError):
             return None
         limit = DAY if answer.trouble is None else FAILURE_SECONDS
         return answer if 0 <= age < limit else None
@@ -81,7 +85,7 @@ class Cache:
         partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         entry = {
             "schema": SCHEMA,
-            "url": without_credentials(url),
+            "page": _digest(url),
             "time": self.now,
             "trouble": answer.trouble,
             "unsure": answer.unsure,
@@ -92,15 +96,27 @@ class Cache:
             partial.write_text(json.dumps(entry), encoding="utf-8")
             # No fsync: what a power cut leaves damaged is not believed by `read`.
             os.replace(partial, path)
+            _clear(self.folder)
         except OSError:
-            try:
+            with contextlib.suppress(OSError):  # a folder that takes no file and gives none back
                 partial.unlink(missing_ok=True)
-            except OSError:
-                pass  # a folder that takes no file and gives none back
 
     @staticmethod
     def _path(folder: Path, url: str) -> Path:
-        return folder / f"{hashlib.sha256(without_credentials(url).encode()).hexdigest()[:32]}.json"
+        return folder / f"{_digest(url)[:32]}.json"
+
+
+def _digest(url: str) -> str:
+    """Stands for an address, in which there may be a password, a token, or the name of somebody's own server."""
+    return hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _clear(folder: Path) -> None:
+    """Take away what nobody reads any more: earlier versions of this wrote addresses into it."""
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - DAY:
+                path.unlink()
 
 
 def _answer(entry: Mapping[str, Any]) -> Answer:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import KINDS
 
 from doctor.index_cache import DAY, FAILURE_SECONDS, Answer, Cache, cache_folder
 from doctor.index_page import File
@@ -45,17 +46,57 @@ def test_how_long_it_is_kept(tmp_path: Path, answer: Answer, seconds: float) -> 
     assert Cache(tmp_path / "a" / "b", NOW).read(URL + "x") is None
 
 
-def test_passwords_are_not_kept(tmp_path: Path) -> None:
-    secret = URL.replace("://", "://me:pass-word@")
-    Cache(tmp_path, NOW).write(secret, FOUND)
-    assert Cache(tmp_path, NOW).read(secret) == FOUND
+SECRET = [
+    "http://me:pass-word@h.corp/simple/torch/",
+    "http://me:other@h.corp/simple/torch/",
+    "http://pass-word@h.corp/simple/torch/",
+    "http://h.corp/simple/torch/",
+    "http://h.corp/simple/torch/?token=pass-word",
+    "http://h.corp/simple/torch/?token=other",
+    "http://h.corp/t/pass-word/simple/torch/",
+    "http://h.corp/simple/torch/#pass-word",
+    "http://me:pass/word@h.corp/simple/torch/",
+    "http://h.corp/\udcff/",
+]
+
+
+def test_addresses_are_not_kept_and_are_told_apart(tmp_path: Path) -> None:
+    answers = {url: Answer((File(f"torch-{n}.whl"),)) for n, url in enumerate(SECRET)}
+    for url, answer in answers.items():
+        Cache(tmp_path, NOW).write(url, answer)
+    for url, answer in answers.items():
+        assert Cache(tmp_path, NOW).read(url) == answer
+    entries = list(tmp_path.iterdir())
+    assert len(entries) == len(SECRET)
+    for entry in entries:
+        kept = entry.name + entry.read_text()
+        assert not [word for word in ("pass", "word", "h.corp", "other", "://") if word in kept]
+
+
+def test_what_is_old_goes(tmp_path: Path) -> None:
+    old, young = tmp_path / "old.json", tmp_path / "young.json"
+    for path in (old, young):
+        path.write_text('{"schema": 1, "url": "http://h.corp/?token=x"}')
+    os.utime(old, (0, 0))
+    Cache(tmp_path, NOW).write(URL, FOUND)
+    assert not old.exists() and young.exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_entry_of_any_kind_is_none(tmp_path: Path, kind: str) -> None:
+    cache = Cache(tmp_path, NOW)
+    cache.write(URL, FOUND)
     (entry,) = tmp_path.iterdir()
-    assert "pass-word" not in entry.read_text()
+    entry.unlink()
+    KINDS[kind](entry)
+    assert cache.read(URL) is None
+    cache.write(URL, FOUND)
+    assert cache.read(URL) == (None if kind == "a folder" else FOUND)
 
 
 def changes() -> list[dict[str, Any]]:
     return [
-        {"schema": 2}, {"schema": None}, {"url": URL + "x"}, {"time": "x"}, {"time": None},
+        {"schema": 1}, {"schema": None}, {"page": "0" * 64}, {"time": "x"}, {"time": None},
         {"time": float("nan")}, {"files": None}, {"files": "abc"}, {"files": ["abcd"]}, {"files": [["a"] * 9]},
         {"files": [[1, "", None]]}, {"files": [["a", None, None]]}, {"files": [["a", "", "9"]]},
         {"files": [[]]}, {"trouble": 5},
