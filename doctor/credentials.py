@@ -30,7 +30,7 @@ NOT_SECRET = re.compile(
 SHORTEST = 8
 """Letters of a value that is taken for a secret because of its name alone."""
 
-URL = re.compile(r"\b([a-z][a-z0-9+.-]*)://([^\s\"'<>\\,;]+)", re.IGNORECASE)
+URL = re.compile(r"\b([a-z][a-z0-9+.-]{0,30})://([^\s\"'<>\\,;]+)", re.IGNORECASE)
 
 # No pattern may match a quote or a backslash: they are applied to JSON as well. Each begins with letters that are
 # looked for first, so that a long text without any of them costs next to nothing.
@@ -44,26 +44,40 @@ MARKS: Mapping[str, str] = {
         ).split()
     },
     **{mark: mark + r"[\w-]{30,}" for mark in ("pypi-", "nvapi-")},
-    **{mark: mark + r"(?=[\w-]{0,64}\d)[\w-]{16,}" for mark in ("sk-", "sk_", "pk_", "rk_")},
     **{f"xox{kind}-": rf"xox{kind}-[\w-]{{10,}}" for kind in "abceoprs"},
-    "eyJ": r"eyJ[\w-]{10,400}\.[\w-]+(?:\.[\w-]*)?",
     "hooks.slack.com/services/": r"hooks\.slack\.com/services/[\w/]+",
 }
 """How what services give out begins -> all of it."""
 
-LOGIN = (
-    (r"://[^\s\"'<>\\/@:]{0,200}:[^\s\"'<>\\]{0,500}@", "://"),
-    (r"://[^\s\"'<>\\/@]{1,200}@", "://"),
-)
-"""User and password of a URL, whatever signs the password has."""
+UNSURE: Mapping[str, tuple[str, str]] = {
+    **{mark: (mark + r"[\w-]{16,}", r"\d") for mark in ("sk-", "sk_", "pk_", "rk_")},
+    "eyJ": (r"eyJ[\w-]{10,}(?:\.[\w-]+(?:\.[\w-]*)?)?", r"\."),
+}
+"""The same of beginnings that words have, too; and what there is in a secret that is in no word."""
+
+# A text of megabytes that was made to keep us busy must take no longer than any other: what follows reads every letter
+# a few times, and never begins again for each of them.
+WORD = re.compile(r"[^\s\"'<>\\]+")
+LOGIN = re.compile(r"://[^/@:]*[@:]")
+"""The user of a URL; after a colon comes a password, whatever signs it has."""
+
+PASSWORD = 4096
+"""Letters that one has at most; tokens of clouds have two thousand."""
 
 BEARER = (r"[Bb](earer|asic)\s+(?=[\w.~+/-]{0,99}[\d=])[\w.~+/=-]{8,}", r"B\1 …")
 
 LABEL = re.compile(rf"(?:{KEY_WORDS})$", re.IGNORECASE)
-QUERY = re.compile(
-    r"[?&#][\w.-]*(?:key|sig|signature|session|jwt|code|auth|token|secret|pass)[\w.-]*$",
-    re.IGNORECASE,
-)
+ENDINGS = (
+    "token", "secret", "passwd", "password", "passphrase", "pwd", "key", "id", "credential", "credentials", "auth",
+    "authorization",
+)  # fmt: skip
+"""Of `KEY_WORDS`: where none is, the pattern is not asked."""
+
+LONGEST = 16
+"""Letters of a key word."""
+
+PARAMETER = re.compile(r"[\w.-]+")
+SECRET_PARAMETER = re.compile(r"key|sig|session|jwt|code|auth|token|secret|pass", re.IGNORECASE)
 VALUE = re.compile(
     r"[=:]\s*(?:(?:bearer|basic|token|digest|negotiate)\s+)?(?!…)"
     r"([^\s\"'\\,;=&]+(?:==?(?![^\s\"'\\,;&]))?)",
@@ -103,34 +117,73 @@ def without_secrets(text: str) -> str:
     for value in _values:
         if value in text:
             text = text.replace(value, "…")
+    if "://" in text and "@" in text:
+        text = WORD.sub(_without_login, text)
+    lower = text.lower() if _hosts else ""
     for host in _hosts:
-        if host in text.lower():
+        if host in lower:
             there = rf"(?<![\w.-]){re.escape(host)}(?![\w-])"
-            address = rf"([a-z+]+)://(?:[^\s\"'<>\\]*@)?{there}[^\s\"'<>\\,;]*"
-            text = re.sub(address, rf"\1://{PRIVATE}", text, flags=re.IGNORECASE)
+            address = rf"(?<=://){there}[^\s\"'<>\\,;]*"
+            text = re.sub(address, PRIVATE, text, flags=re.IGNORECASE)
             text = re.sub(there, PRIVATE, text, flags=re.IGNORECASE)
     for mark, pattern in MARKS.items():
         if mark in text:
             text = re.sub(pattern, "…", text)
-    if "://" in text and "@" in text:
-        for pattern, shown in LOGIN:
-            text = re.sub(pattern, shown, text)
+    for mark, (pattern, proof) in UNSURE.items():
+        if mark in text:
+            text = re.sub(pattern, lambda m, p=proof: "…" if re.search(p, m[0]) else m[0], text)
     if "earer" in text or "asic " in text:
         text = re.sub(*BEARER, text)
     return VALUE.sub(_unlabelled, text)
 
 
+def _without_login(found: re.Match[str]) -> str:
+    """A word without user and password of the addresses in it; a password ends at the last `@`."""
+    word, kept, at = found.group(), [], 0
+    if "://" not in word or "@" not in word:
+        return word
+    while login := LOGIN.search(word, at):
+        end = login.end()
+        if word[end - 1] == ":":
+            end = word.rfind("@", end, end + PASSWORD) + 1 or end - 1
+            cut = word[end - 1] == "@"
+        else:
+            cut = end - login.start() > len("://@")
+        kept.append(word[at : login.start() + len("://")] if cut else word[at:end])
+        at = end
+    return "".join(kept) + word[at:]
+
+
 def _unlabelled(found: re.Match[str]) -> str:
     """What follows `PASSWORD=`, `api_key: `, `?sig=` is left out; after a colon only what looks like a secret."""
-    value, start = found.group(1), found.start()
+    text, start = found.group(), found.start()
     before = found.string[max(0, start - BEFORE) : start].rstrip()
-    named = LABEL.search(before) is not None
-    if found.group().startswith(":"):
-        sentence = not re.search(r"[a-z]", value, re.IGNORECASE) or not re.search(r"\d", value)
-        hidden = named and found.group()[1:2].isspace() and len(value) >= SHORTEST and not sentence
+    if text[0] == ":":
+        hidden = text[1:2].isspace() and _is_label(before) and _looks_secret(found.group(1))
     else:
-        hidden = named or QUERY.search(before) is not None
-    return found.group()[: found.start(1) - start] + "…" if hidden else found.group()
+        hidden = _is_label(before) or _is_secret_parameter(before)
+    return text[: found.start(1) - start] + "…" if hidden else text
+
+
+def _is_label(before: str) -> bool:
+    tail = before[-LONGEST:]
+    return tail.lower().endswith(ENDINGS) and LABEL.search(tail) is not None
+
+
+def _is_secret_parameter(before: str) -> bool:
+    """Whether a text ends with the name of a parameter of a URL that has a secret."""
+    name = before[max(before.rfind(mark) for mark in "?&#") + 1 :]
+    return (
+        name != before
+        and PARAMETER.fullmatch(name) is not None
+        and SECRET_PARAMETER.search(name) is not None
+    )
+
+
+def _looks_secret(value: str) -> bool:
+    """Whether it is no word of a sentence."""
+    has_letter = re.search(r"[a-z]", value, re.IGNORECASE) is not None
+    return len(value) >= SHORTEST and has_letter and re.search(r"\d", value) is not None
 
 
 def shown_index(url: str) -> str:

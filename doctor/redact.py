@@ -67,7 +67,7 @@ IDENTIFIERS: tuple[tuple[str, str], ...] = (
     (rf"(?<![\w:.])(?:[{HEX}]{{1,4}}:){{7}}[{HEX}]{{1,4}}(?!\w)(?!:[{HEX}])", "…"),
     (rf"(?<![\w:.])(?:[{HEX}]{{1,4}}:){{1,6}}(?::[{HEX}]{{1,4}}){{1,6}}(?:%\w+)?(?!\w)(?!:[{HEX}])", "…"),
     (rf"(?<![\w:.])(?:[{HEX}]{{1,4}}:){{2,6}}:(?![\w:.])", "…"),
-    (r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", "…"),
+    (r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+", "…"),
     (r"(?i)((?:[a-z]:)?\\(?:users|documents and settings)\\)(?:[^\\/:'\"\n]+(?=\\)|[^\\/:\s'\"]+)", r"\1…"),
     (r"(?<![\w\\])\\\\[\w.$-]+(?:\\[^\\\s'\"]+)+", r"\\\\…"),
     (r"(?i)(?<![\w.-])(?:[\w-]+\.)+(?:internal|corp|intranet|intra|lan|localdomain|private|local)(?![\w.-])", "…"),
@@ -90,7 +90,7 @@ IN_TEXT: tuple[tuple[str, str], ...] = (
 )
 """The same where no version and no commit can stand."""
 
-URL = re.compile(r"\b([a-z][a-z0-9+.-]*)://[^\s\"'<>]+", re.IGNORECASE)
+URL = re.compile(r"\b([a-z][a-z0-9+.-]{0,30})://[^\s\"'<>]+", re.IGNORECASE)
 
 
 def redact(data: Any, system: System) -> Any:
