@@ -78,6 +78,8 @@ LONGEST = 16
 
 PARAMETER = re.compile(r"[\w.-]+")
 SECRET_PARAMETER = re.compile(r"key|sig|session|jwt|code|auth|token|secret|pass", re.IGNORECASE)
+IN_LABELS = (*SECRET_PARAMETER.pattern.split("|"), "pwd", "credential")
+"""One of them is in every label; most texts have none."""
 VALUE = re.compile(
     r"[=:]\s*(?:(?:bearer|basic|token|digest|negotiate)\s+)?(?!…)"
     r"([^\s\"'\\,;=&]+(?:==?(?![^\s\"'\\,;&]))?)",
@@ -119,7 +121,7 @@ def without_secrets(text: str) -> str:
             text = text.replace(value, "…")
     if "://" in text and "@" in text:
         text = WORD.sub(_without_login, text)
-    lower = text.lower() if _hosts else ""
+    lower = text.lower()
     for host in _hosts:
         if host in lower:
             there = rf"(?<![\w.-]){re.escape(host)}(?![\w-])"
@@ -131,10 +133,14 @@ def without_secrets(text: str) -> str:
             text = re.sub(pattern, "…", text)
     for mark, (pattern, proof) in UNSURE.items():
         if mark in text:
-            text = re.sub(pattern, lambda m, p=proof: "…" if re.search(p, m[0]) else m[0], text)
+            text = re.sub(pattern, functools.partial(_if_it_has, proof), text)
     if "earer" in text or "asic " in text:
         text = re.sub(*BEARER, text)
-    return VALUE.sub(_unlabelled, text)
+    return VALUE.sub(_unlabelled, text) if any(word in lower for word in IN_LABELS) else text
+
+
+def _if_it_has(proof: str, found: re.Match[str]) -> str:
+    return "…" if re.search(proof, found.group()) else found.group()
 
 
 def _without_login(found: re.Match[str]) -> str:
@@ -172,7 +178,7 @@ def _is_label(before: str) -> bool:
 
 def _is_secret_parameter(before: str) -> bool:
     """Whether a text ends with the name of a parameter of a URL that has a secret."""
-    name = before[max(before.rfind(mark) for mark in "?&#") + 1 :]
+    name = before[max(before.rfind("?"), before.rfind("&"), before.rfind("#")) + 1 :]
     return (
         name != before
         and PARAMETER.fullmatch(name) is not None

@@ -10,8 +10,8 @@ class NanochatError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, at most 160 letters; its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    """What an error says first, for the middle of a sentence, at most 300 letters; else its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
 
 
 class WrongUsage(NanochatError):

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat import checksums
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, first_line
 from nanochat.files import atomic
 
 COLUMN = "text"
@@ -176,7 +176,7 @@ def read_group(path: Path, index: int) -> list[str]:
             return [text or "" for text in column.to_pylist()]
     except (pa.ArrowException, OSError, UnicodeDecodeError, _Damaged) as error:
         raise NanochatError(
-            f"row group {index} of {path} cannot be read: {_first_line(error)}; delete the file, then fetch "
+            f"row group {index} of {path} cannot be read: {first_line(error)}; delete the file, then fetch "
             f"or make it again with {COMMAND}"
         ) from error
 
@@ -197,7 +197,7 @@ def read_documents(path: Path, size: int = GROUP) -> Iterator[str]:
     except _Damaged as error:
         raise NanochatError(f"{path} {error}") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise NanochatError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise NanochatError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 class _Damaged(Exception):
@@ -239,7 +239,7 @@ def _parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise _Damaged(f"cannot be read: {_first_line(error)}") from error
+        raise _Damaged(f"cannot be read: {first_line(error)}") from error
 
 
 def _require_sound(path: Path) -> None:
@@ -267,10 +267,6 @@ def _require_column(file: pq.ParquetFile, path: Path) -> None:
 def _listing(names: list[str], most: int = 8) -> str:
     shown = ", ".join(f"`{name}`" for name in names[:most]) or "none"
     return shown + (" ..." if len(names) > most else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 # --- folders

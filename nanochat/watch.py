@@ -25,7 +25,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, NoReturn
 
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, first_line
 
 INTERVAL = 5.0
 PATIENCE = 30.0
@@ -173,7 +173,7 @@ def connect(patience: float = PATIENCE) -> Any:
         )
     except RuntimeError as error:
         raise NanochatError(
-            f"the store of this run at {host}:{port} does not answer ({_first_line(error)}); "
+            f"the store of this run at {host}:{port} does not answer ({first_line(error)}); "
             "start torchrun again"
         ) from error
     return PrefixStore(f"nanochat/watch/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
@@ -272,7 +272,7 @@ class Heartbeat:
         trace: TracebackType | None,
     ) -> None:
         """Stop watching; tell the other ranks that this one is done, or why it failed."""
-        self._failure = _first_line(error) if error else ""
+        self._failure = first_line(error) if error else ""
         self._ended.set()
         for thread in self._threads:
             thread.join(self._interval)
@@ -313,7 +313,7 @@ class Heartbeat:
             except RuntimeError as error:
                 # A lost connection never comes back, and each further try writes a page of C++ frames to
                 # stderr.
-                self._trouble = _first_line(error)
+                self._trouble = first_line(error)
                 return
             self._count += 1
             self._answered = time.monotonic()
@@ -450,7 +450,3 @@ class Heartbeat:
 def _tell(text: str) -> None:
     """Write to stderr in one piece, past Python's own file, whose lock a blocked thread may hold."""
     os.write(2, f"{text}\n".encode())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from doctor import compat
 from doctor.bus import bus_key
 from doctor.card_state import forward_compatible, stopped
-from doctor.facts import Facts, Gpu, Jetson, PciDevice, TorchBuild
+from doctor.facts import Facts, Gpu, Host, Jetson, PciDevice, TorchBuild
 from doctor.findings.finding import Finding, Remedy
 from doctor.tables import Row, Tables
 from doctor.versions import minor, older
+
+NVIDIA_ARCH = {"aarch64": "sbsa", "arm64": "sbsa"}
+"""NVIDIA's repositories call ARM servers so."""
 
 
 class Context:
@@ -128,10 +131,19 @@ class Context:
         """What NVIDIA GPUs the machine has, in words."""
         nvidia = self.facts.nvidia
         names = [gpu.name for gpu in nvidia.gpus if gpu.name] if nvidia else []
-        if nvidia and not names:
-            names = [f"an NVIDIA GPU ({d.chip or d.device_id})" for d in nvidia.pci_devices]
-        kinds = Counter(names or ["an NVIDIA GPU"])
-        return joined([k if n == 1 else f"{n} × {k.removeprefix('an ')}" for k, n in kinds.items()])
+        if names:
+            return _counted(names)
+        chips = [d.chip or str(d.device_id) for d in nvidia.pci_devices] if nvidia else []
+        some = "an NVIDIA GPU" if len(chips) < 2 else f"{len(chips)} NVIDIA GPUs"
+        return f"{some} ({_counted(chips)})" if chips else some
+
+    @functools.cached_property
+    def gpus_are(self) -> str:
+        """The same as the subject of a sentence, `is` or `are` with it."""
+        nvidia = self.facts.nvidia
+        listed = sum(1 for gpu in nvidia.gpus if gpu.name) if nvidia else 0
+        count = listed or (len(nvidia.pci_devices) if nvidia else 0)
+        return f"{self.gpu_names} {'are' if count > 1 else 'is'}"
 
     # --- who gives devices -----------------------------------------------------------------
 
@@ -266,7 +278,7 @@ class Context:
             "{cuda}": cuda,
             "{cuda_dashed}": cuda.replace(".", "-"),
         }
-        text = _filled(text, placeholders)
+        text = filled(text, placeholders)
         return [*self._repository(need), str(manager["install"]).replace("{packages}", text)]
 
     def _repository(self, need: str) -> list[str]:
@@ -276,17 +288,28 @@ class Context:
         row = next((r for name in self.distribution for r in rows if name in r["id"]), None)
         if row is None or host is None:
             return []
+        return [filled(str(command), self.repository_values) for command in row["commands"]]
+
+    @property
+    def repository_values(self) -> dict[str, str]:
+        """What stands for the placeholders in the commands that add NVIDIA's repository."""
+        host = self.facts.host or Host()
         name, version = host.distro_id or "", host.distro_version or ""
         major = version.partition(".")[0]
-        values = {
-            "{arch}": {"aarch64": "sbsa"}.get(host.arch or "", host.arch or "x86_64"),
+        return {
+            "{arch}": NVIDIA_ARCH.get(host.arch or "", host.arch or "x86_64"),
             "{distro}": name + (version.replace(".", "") if name == "ubuntu" else major),
             "{major}": major,
         }
-        return [_filled(str(command), values) for command in row["commands"]]
 
 
-def _filled(text: str, values: Mapping[str, str]) -> str:
+def _counted(names: Sequence[str]) -> str:
+    """`A and 2 × B`."""
+    return joined([k if n == 1 else f"{n} × {k}" for k, n in Counter(names).items()])
+
+
+def filled(text: str, values: Mapping[str, str]) -> str:
+    """A text with values in the place of its placeholders."""
     for placeholder, value in values.items():
         text = text.replace(placeholder, value)
     return text

@@ -70,16 +70,16 @@ def driver(c: Context) -> Iterator[Finding]:
         yield c.finding(
             "cuda.no-devices-visible",
             ERROR,
-            f"{c.gpu_names} is bound to vfio-pci, that is, reserved for a virtual machine.",
+            f"{c.gpus_are} bound to vfio-pci, that is, reserved for a virtual machine.",
             [f"{d.address}: driver {d.driver}" for d in nvidia.pci_devices],
             "Use the GPU inside that machine, or give it back to the nvidia driver.",
         )
     elif (refusal := explained(c, nvidia, evidence)) is not None:
         yield refusal
     elif not wsl and _driver_is_missing(nvidia, container):
-        yield driver_missing(c, nvidia, c.gpu_names, evidence)
+        yield driver_missing(c, nvidia, evidence)
     elif any(mark in said for mark in SMI_NO_DEVICES) or nvidia.source or serves_none(c, nvidia):
-        yield from nothing_listed(c, nvidia, c.gpu_names, evidence)
+        yield from nothing_listed(c, nvidia, evidence)
     elif nvidia.smi_error and nvidia.smi_error != SMI_ABSENT:
         yield c.finding(
             "cuda.init-failed",

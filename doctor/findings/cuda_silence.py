@@ -63,7 +63,7 @@ def _container(c: Context, refusal: str, evidence: list[str]) -> Finding:
         return c.finding(
             "cuda.no-devices-visible",
             ERROR,
-            f"{c.gpu_names} is on the bus, and the driver lists no device to this container ({c.container}).",
+            f"{c.gpus_are} on the bus, and the driver lists no device to this container ({c.container}).",
             evidence,
             "Where nvidia-smi lists it on the host, the container was not given it. "
             + container_cure(c.container, "give", c.tables),
@@ -84,7 +84,7 @@ def _rights(c: Context, denied: list[str], evidence: list[str]) -> Finding:
     return c.finding(
         "cuda.no-devices-visible",
         ERROR,
-        f"{c.gpu_names} is here and this process may not open {nodes}: by its rights, or by the device rules "
+        f"{c.gpus_are} here and this process may not open {nodes}: by its rights, or by the device rules "
         "of a cgroup (a batch job, a systemd unit with DeviceAllow).",
         evidence,
         "Join the group that owns the node and log in anew, or ask the scheduler for a GPU.",

@@ -132,7 +132,7 @@ def unified_memory(c: Context) -> Iterator[Finding]:
     yield c.finding(
         "cuda.init-failed",
         ERROR if c.container else WARNING,
-        f"{c.gpu_names} is here, and /dev/nvidia-uvm is not: nvidia-smi works without it, CUDA does not start "
+        f"{c.gpus_are} here, and /dev/nvidia-uvm is not: nvidia-smi works without it, CUDA does not start "
         "(unknown error 999, or no CUDA-capable device).",
         [*nvidia.device_nodes[:2], "/dev/nvidia-uvm: absent"],
         container_cure(c.container, "uvm", c.tables)

@@ -17,32 +17,32 @@ from doctor.versions import at_least
 LOG = "sudo dmesg | grep -iE 'nvrm|xid' | tail -n 20"
 
 
-def missing(c: Context, nvidia: Nvidia, names: str, evidence: list[str]) -> Finding:
+def missing(c: Context, nvidia: Nvidia, evidence: list[str]) -> Finding:
     """No driver, or one that is installed and not loaded: the reason decides the cure."""
     if nvidia.kernel_driver is not None:
         state = f"kernel module {nvidia.kernel_driver} is loaded, but libcuda.so.1 is not installed"
-        return _install(c, names, state, evidence)
+        return _install(c, state, evidence)
     refused = serves_none(c, nvidia)
     if nvidia.driver_library is not None and refused:
         state = (
             f"driver {nvidia.driver_version} is installed, which does not serve it: {refused}. Its module finds "
             "no GPU and does not stay loaded"
         )
-        return _install(c, names, state, [*evidence, "build/cuda.toml"])
+        return _install(c, state, [*evidence, "build/cuda.toml"])
     if nvidia.driver_library is not None:
-        return _not_loaded(c, nvidia, names, evidence)
+        return _not_loaded(c, nvidia, evidence)
     if nvidia.conflicting_module:
         state = f"the {nvidia.conflicting_module} module holds it, which has no CUDA"
-        return _install(c, names, state, evidence)
-    return _install(c, names, "no NVIDIA driver is installed", evidence)
+        return _install(c, state, evidence)
+    return _install(c, "no NVIDIA driver is installed", evidence)
 
 
-def _install(c: Context, names: str, state: str, evidence: list[str]) -> Finding:
+def _install(c: Context, state: str, evidence: list[str]) -> Finding:
     to_do = advice(c)
     return c.finding(
         "cuda.driver-missing",
         ERROR,
-        f"{names} is on the PCI bus, and {state}.",
+        f"{c.gpus_are} on the PCI bus, and {state}.",
         evidence,
         to_do.text + _no_torch(c),
         to_do.commands,
@@ -85,14 +85,14 @@ def serves_none(c: Context, nvidia: Nvidia) -> str | None:
 # --- installed, not loaded ---------------------------------------------------------------------
 
 
-def _not_loaded(c: Context, nvidia: Nvidia, names: str, evidence: list[str]) -> Finding:
+def _not_loaded(c: Context, nvidia: Nvidia, evidence: list[str]) -> Finding:
     module = nvidia.module or KernelModule()
     state = f"the libraries of driver {nvidia.driver_version or '?'} are installed, but its kernel module is not loaded"
     why, cure, commands = _why_not_loaded(c, nvidia, module)
     return c.finding(
         "cuda.driver-missing",
         ERROR,
-        f"{names} is on the PCI bus, and {state}{why}.",
+        f"{c.gpus_are} on the PCI bus, and {state}{why}.",
         [*evidence, *_module_evidence(module)],
         cure,
         commands,
@@ -195,9 +195,7 @@ def _module_evidence(module: KernelModule) -> Iterator[str]:
 # --- loaded, and a card that it does not serve -------------------------------------------------
 
 
-def nothing_listed(
-    c: Context, nvidia: Nvidia, names: str, evidence: list[str]
-) -> Iterator[Finding]:
+def nothing_listed(c: Context, nvidia: Nvidia, evidence: list[str]) -> Iterator[Finding]:
     """A driver that runs and lists no card, though there is one."""
     rows = [row for row in map(c.tables.arch, c.capabilities) if row]
     floors = [first for row in rows if (first := first_branch(row, c.tables))]
@@ -208,7 +206,7 @@ def nothing_listed(
     yield c.finding(
         "cuda.no-devices-visible",
         ERROR,
-        f"Driver {c.driver} is loaded and {'serves' if refused else 'lists'} no device, though {names} is there"
+        f"Driver {c.driver} is loaded and {'serves' if refused else 'lists'} no device, though {c.gpus_are} there"
         + (f": {refused}." if refused else "."),
         evidence,
         to_do.text

@@ -7,13 +7,9 @@ from dataclasses import dataclass
 
 from doctor import compat, drivers
 from doctor.drivers import PROPRIETARY, Serving, serving
-from doctor.facts import Host
-from doctor.findings.context import Context, joined
+from doctor.findings.context import Context, filled, joined
 from doctor.tables import Row
 from doctor.versions import older, parts
-
-NVIDIA_ARCH = {"aarch64": "sbsa", "arm64": "sbsa"}
-"""NVIDIA's repositories call ARM servers so."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ def advice(c: Context) -> Advice:
     if row is None:
         return Advice(f"{text}, and restart.")
     text += f", from {row['name']}, and restart." if row["commands"] else "."
-    commands = tuple(_filled(command, host) for command in row["commands"])
+    commands = tuple(filled(command, c.repository_values) for command in row["commands"])
     return Advice(f"{text}{_hint(row, c)}", commands)
 
 
@@ -134,17 +130,3 @@ def _hint(row: Row, c: Context) -> str:
     if nvidia and c.driver and row["commands"] and not row.get("picks"):
         text += f" Take the packages of driver {c.driver} away first."
     return text
-
-
-def _filled(command: str, host: Host | None) -> str:
-    """A command with this machine's values."""
-    arch = (host.arch if host else None) or "x86_64"
-    name, version = (host.distro_id or "", host.distro_version or "") if host else ("", "")
-    values = {
-        "{arch}": NVIDIA_ARCH.get(arch, arch),
-        "{distro}": name
-        + (version.partition(".")[0] if name == "debian" else version.replace(".", "")),
-    }
-    for placeholder, value in values.items():
-        command = command.replace(placeholder, value)
-    return command

@@ -21,7 +21,7 @@ def devices(c: Context, found: Sequence[Finding]) -> Iterator[Finding]:
         yield c.finding(
             "cuda.init-failed",
             ERROR,
-            f"{c.gpu_names} is here, and no process would see it; nothing that was looked at tells why.",
+            f"{c.gpus_are} here, and no process would see it; nothing that was looked at tells why.",
             [
                 *(
                     f"on the bus: {d.address} ({d.chip or d.device_id})"

@@ -392,3 +392,63 @@ def plain(data: Any) -> Any:
     return json.loads(
         re.sub(r"/(?:home|Users)/[^/\"\s]+", "~", json.dumps(data, ensure_ascii=False))
     )
+
+
+# --- texts that were made to keep us busy ----------------------------------------------------------
+
+PIECES = [
+    "x", " ", "\n", "=", ":", "-", "+", ".", "@", '"', "\\", "\0", "İ", "a=", "a: ", "a+", "a.", "= ", "=\n", "=x==x",
+    "://", "://:", "://a@", "://a:", "://a:b@", "://a:\\", "https://h.corp/", "https://a:b@h.corp ", "h.corp",
+    "-----BEGIN ", "-----BEGIN A", "-----BEGIN PRIVATE KEY-----", "hf_", "hf_x ", "pypi-", "AKIA", "xoxb-", "sk-a",
+    "=a=", "sk-", "eyJ", "eyJaaaaaaaaaa", "eyJaaaaaaaaaa.", "hooks.slack.com/services/", "Bearer ", "Bearer aaaaaa",
+    "basic  ", "= bearer ", ": token", "password", "password=", "token: a1", "?key=a", "?kkkkkkkkkk", "&a", "api_key_id",
+]  # fmt: skip
+SIZE = 2 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_text_of_megabytes_takes_no_longer_than_another(
+    piece: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What begins again at each letter would take hours; the limit of a test is the measure."""
+    monkeypatch.setattr("doctor.credentials._hosts", {"h.corp"})
+    monkeypatch.setattr("doctor.credentials._values", {"hunter22-hunter22"})
+    text = f"@ ://{piece * (SIZE // len(piece))}h.corp"
+    assert LONG not in without_secrets(f"{text} {SECRETS[0]} https://me:{LONG}@h.corp/x")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "piece",
+    ["x", "a.", "a-", "a+", "a@", "a@b", "/home/", "/u/a ", "\\users\\", "serial ", "::", "a:"],
+)
+def test_facts_may_hold_a_text_of_megabytes(piece: str, tmp_path: Path) -> None:
+    redact({"unknown": piece * (SIZE // len(piece))}, System(tmp_path))
+
+
+@pytest.mark.parametrize("length", [10, 499, 2000, 4000])
+@pytest.mark.parametrize("place", ["h.corp", "pypi.org"])
+def test_a_password_may_be_long(length: int, place: str) -> None:
+    secret = ("Ab1/:" * length)[:length]
+    said = without_secrets(
+        f"get https://aws:{secret}@{place}/simple/, or https://{place}:8080/x it"
+    )
+    assert "Ab1" not in said and f"://{place}/simple/" in said and f"{place}:8080/x it" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://u:p@h/x https://u@h/x", "https://h/x https://h/x"),
+        ("https://h:80/a@b", "https://b"),
+        ("https://h/a@b", "https://h/a@b"),
+        ("git@h.org:x/y", "git@h.org:x/y"),
+        ("a://@h", "a://@h"),
+        ("a://:p@h b://u:@h", "a://h b://h"),
+        ('{"u": "http://a:b@h"}', '{"u": "http://h"}'),
+        ("a://u:p@h,b://u:p@h", "a://h"),
+    ],
+)
+def test_logins(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
