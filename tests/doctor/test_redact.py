@@ -401,7 +401,8 @@ PIECES = [
     "://", "://:", "://a@", "://a:", "://a:b@", "://a:\\", "https://h.corp/", "https://a:b@h.corp ", "h.corp",
     "-----BEGIN ", "-----BEGIN A", "-----BEGIN PRIVATE KEY-----", "hf_", "hf_x ", "pypi-", "AKIA", "xoxb-", "sk-a",
     "=a=", "sk-", "eyJ", "eyJaaaaaaaaaa", "eyJaaaaaaaaaa.", "hooks.slack.com/services/", "Bearer ", "Bearer aaaaaa",
-    "basic  ", "= bearer ", ": token", "password", "password=", "token: a1", "?key=a", "?kkkkkkkkkk", "&a", "api_key_id",
+    "basic  ", "= bearer ", ": token", "password", "password=", "token: a1", "?key=a", "?kkkkkkkkkk", "&a",
+    "api_key_id",
 ]  # fmt: skip
 SIZE = 2 << 20
 
