@@ -125,7 +125,7 @@ def ended(row: Row) -> Iterator[Case]:
 
 def pair(row: Row) -> Iterator[Case]:
     for arch in ("x86_64", "aarch64"):
-        for minor in ends(row["pythons"]):
+        for minor in ends(row["pythons"] or ["3.10"]):
             facts = python(minor, on(arch, npu(row.get("cann", "8.5.0"))))
             yield facts, {}
             both = TorchNpu(version=row["torch_npu"], requires_torch=f"=={row['torch']}")

@@ -17,7 +17,7 @@ from verdicts import TABLES, check_shape, check_shapes, look
 
 import doctor.findings as package
 from doctor.errors import DoctorError
-from doctor.facts import Facts, from_json, to_json
+from doctor.facts import Facts, Host, Nvidia, PciDevice, from_json, to_json
 from doctor.findings import ERROR, INFO, RULES, WARNING, Finding, examine
 from doctor.findings.context import Context, joined
 
@@ -212,3 +212,22 @@ def test_text_names_every_finding(doctor: Doctor, tmp_path: Path) -> None:
     for finding in look(BAD, tmp_path / "again")[1]:
         if finding.severity != INFO:
             assert finding.code in text
+
+
+@pytest.mark.parametrize(
+    ("chips", "said"),
+    [
+        (["GB202"], "An NVIDIA GPU (GB202) is on the PCI bus"),
+        (["GB202", "GB202"], "2 NVIDIA GPUs (2 × GB202) are on the PCI bus"),
+        (["GB202", "GP104"], "2 NVIDIA GPUs (GB202 and GP104) are on the PCI bus"),
+        (["A", "B", "B"], "3 NVIDIA GPUs (A and 2 × B) are on the PCI bus"),
+    ],
+)
+def test_gpus_are_counted(chips: list[str], said: str) -> None:
+    bus = tuple(
+        PciDevice(address=f"0000:0{n}:00.0", vendor_id="0x10de", device_id="0x1", chip=chip)
+        for n, chip in enumerate(chips)
+    )
+    facts = Facts(host=Host(os="Linux", arch="x86_64"), nvidia=Nvidia(pci_devices=bus))
+    causes = [f.cause for f in examine(facts, TABLES) if f.code == "cuda.driver-missing"]
+    assert len(causes) == 1 and causes[0].startswith(said)
