@@ -516,7 +516,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DoctorError, match=r"cannot be written.*choose another folder with -o"):
         render.write(rendered(smoke()), tmp_path / "file" / "run")
     (tmp_path / "run" / "env.sh").mkdir(parents=True)
-    with pytest.raises(DoctorError, match=r"env\.sh cannot be written"):
+    with pytest.raises(DoctorError, match=r"env\.sh is there and cannot be read"):
         render.write(rendered(smoke()), tmp_path / "run")
     assert not list((tmp_path / "run").glob(".*"))
 
