@@ -17,7 +17,7 @@ from nanochat.device import Device, warn_once
 
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
 """(queries, keys, values, window) -> output. Queries and output are (batch, time, heads, head_dim), keys and values
-may have fewer heads. A token sees itself and the `window - 1` tokens before it."""
+may have fewer heads. A token sees itself and the `window` tokens before it, as in public nanochat and flash-attn."""
 
 
 def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
@@ -39,12 +39,12 @@ def sdpa_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) 
     new, total = q.shape[1], k.shape[1]
     if new == total:
         return sdpa(q, k, v, window)
-    first = max(0, total - new - window + 1)
+    first = max(0, total - new - window)
     k, v = k[:, first:], v[:, first:]
     if new == 1:
         return _dense(q, k, v)
     age = ages(new, k.shape[1], q.device)
-    return _dense(q, k, v, attn_mask=(age >= 0) & (age < window))
+    return _dense(q, k, v, attn_mask=(age >= 0) & (age <= window))
 
 
 def _dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **how: Any) -> torch.Tensor:
@@ -84,7 +84,7 @@ def ages(queries: int, keys: int, device: torch.device) -> torch.Tensor:
 def _band(length: int, window: int, device: torch.device, before: int = 0) -> torch.Tensor:
     """(length, before + length): whether a query may see a key, with `before` keys ahead of the first query."""
     age = ages(length, before + length, device)
-    return (age >= 0) & (age < window)
+    return (age >= 0) & (age <= window)
 
 
 # --- other kernels ------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def _flash_attn_2() -> Attention:
     from flash_attn import flash_attn_func
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
-        return flash_attn_func(q, k, v, causal=True, window_size=(window - 1, 0))
+        return flash_attn_func(q, k, v, causal=True, window_size=(window, 0))
 
     return attend
 
@@ -103,7 +103,7 @@ def _flash_attn_3() -> Attention:
     from flash_attn_interface import flash_attn_func
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
-        out = flash_attn_func(q, k, v, causal=True, window_size=(window - 1, 0))
+        out = flash_attn_func(q, k, v, causal=True, window_size=(window, 0))
         # Some releases hand back the log-sum-exp as well.
         return out[0] if isinstance(out, tuple) else out
 
@@ -130,7 +130,7 @@ def _npu_fusion_attention() -> Attention:
             input_layout="BSND",
             atten_mask=hidden(q.device),
             scale=q.shape[-1] ** -0.5,
-            pre_tockens=q.shape[1] if full else window - 1,
+            pre_tockens=q.shape[1] if full else window,
             next_tockens=0,
             sparse_mode=causal_mode if full else band_mode,
         )

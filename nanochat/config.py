@@ -98,7 +98,7 @@ class ModelConfig:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """How many tokens back each layer sees, itself included; the last layer always sees all."""
+        """How many tokens before itself each layer lets a token see; the last layer always sees all."""
         short = -(-self.sequence_len // (4 * WINDOW_STEP)) * WINDOW_STEP
         size = {"S": min(short, self.sequence_len), "L": self.sequence_len}
         tiled = [size[self.window_pattern[i % len(self.window_pattern)]] for i in range(self.depth)]

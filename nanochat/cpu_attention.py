@@ -115,6 +115,6 @@ def _chances(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 def _bias(blocks: int, window: int, keys: int, dtype: torch.dtype) -> torch.Tensor:
     """(blocks, window, keys): 0 where a query sees a key, minus infinity where not."""
     age = ages(window, keys, torch.device("cpu"))
-    seen = ((age >= 0) & (age < window)).repeat(blocks, 1, 1)
+    seen = ((age >= 0) & (age <= window)).repeat(blocks, 1, 1)
     seen[0, :, : keys - window] = False
     return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)

@@ -49,6 +49,45 @@ class Position(NamedTuple):
     document: int = 0
 
 
+CUT, ALL = "cut", "all"
+"""What becomes of a document's tokens beyond a row: they are left out, or begin another row behind a BOS."""
+
+
+@dataclass(frozen=True)
+class Supply:
+    """About how many tokens some shards hold, and which share of them each packing uses."""
+
+    tokens: int
+    shares: Mapping[str, float]
+
+    def packing(self, wanted: int) -> str:
+        """Whole documents only while they last; where they would come again, rather what was left out of them."""
+        return CUT if self.shares[CUT] * self.tokens >= wanted else ALL
+
+
+def survey(shards: Sequence[Path], tokenizer: DocumentEncoder, length: int) -> Supply:
+    """Reckon the supply from the first and the middle row group of the first and the middle shard.
+
+    Raises:
+        NanochatError: a shard is missing or damaged, or there is none.
+    """
+    groups = [
+        (shard.path, group) for shard in map(inspect, shards) for group in range(shard.groups)
+    ]
+    sample = sorted({0, len(groups) // 2} & set(range(len(groups))))
+    total = used = 0
+    for index in sample:
+        _, offsets = tokenizer.encode_documents(read_group(*groups[index]), 4)
+        lengths = np.diff(offsets)
+        total += int(lengths.sum())
+        used += int(np.minimum(lengths, length + 1).sum())
+    if not total:
+        raise NanochatError(
+            "there is no text to train on; fetch some with python -m nanochat.dataset"
+        )
+    return Supply(total * len(groups) // len(sample), {CUT: used / total, ALL: 1.0})
+
+
 @dataclass(frozen=True)
 class Batch:
     """A micro-batch of one rank: `tokens` is int32 of shape (rows, length + 1)."""
@@ -84,6 +123,7 @@ class TokenLoader(Iterator[Batch]):
         epochs: how often the shards are read; None for ever. Rows that cannot be filled at the end are left
             out, and so is a micro-batch that cannot be had whole.
         buffer: how many documents wait to be chosen from.
+        packing: CUT or ALL.
         threads: of the tokenizer.
         state: of a batch, after which this loader continues, bit for bit with the same `buffer`. Shards that
             came since are read too, from where they stand in the order.
@@ -105,12 +145,13 @@ class TokenLoader(Iterator[Batch]):
         world: int = 1,
         epochs: int | None = None,
         buffer: int = 1000,
+        packing: str = CUT,
         threads: int = 4,
         state: LoaderState | None = None,
         prefetch: int = 4,
     ) -> None:
-        documents = _Documents(shards, tokenizer, length, epochs, threads)
-        fit = BestFit(length + 1)
+        documents = _Documents(shards, tokenizer, length, epochs, threads, packing)
+        fit = BestFit(length + 1, bos=tokenizer.bos if packing == ALL else None)
         if state is not None:
             for document in documents.restore(state):
                 fit.add(document)
@@ -185,6 +226,7 @@ class _Documents(Iterator[Tokens]):
         length: int,
         epochs: int | None,
         threads: int,
+        packing: str,
     ) -> None:
         self._shards = [inspect(path) for path in shards]
         if not self._shards:
@@ -197,6 +239,7 @@ class _Documents(Iterator[Tokens]):
             "shards": json.dumps([[shard.path.name, shard.mark] for shard in self._shards]),
             "length": length,
             "bos": tokenizer.bos,
+            "packing": packing,
         }
         self._position = Position()
         self._stream = self._read()  # begins when it is first asked, so after restore()
@@ -264,6 +307,11 @@ class _Documents(Iterator[Tokens]):
             raise NanochatError(
                 f"the saved position in the data belongs to a tokenizer whose BOS is {bos}, not "
                 f"{self._common['bos']}; restore that tokenizer"
+            )
+        if (packing := state.get("packing", CUT)) != self._common["packing"]:
+            raise NanochatError(
+                f"the saved position in the data belongs to --packing {packing}, not {self._common['packing']}; "
+                f"continue with --packing {packing}"
             )
         self._position = Position(epoch, self._find(known, shard), group, document)
         return waiting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import traceback
@@ -65,6 +66,34 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def rate(text: str) -> float:
+    """A finite number of at least 0, for `type=`: a learning rate, a decay."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number") from None
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number from 0 up")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, for `type=`."""
+    value = rate(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def folder_name(text: str) -> str:
+    """The name of one folder and no way out of the one it lies in, for `type=`."""
+    if not text or text.startswith(".") or not text.isprintable() or set(text) & set("/\\:"):
+        raise argparse.ArgumentTypeError(
+            f"{visible(text)!r} is no plain name of a folder: no slashes, no colon, no dot in front"
+        )
+    return text
 
 
 def run(

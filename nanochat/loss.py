@@ -16,6 +16,28 @@ IGNORED = -1
 """The target of a position that does not count."""
 
 
+class HeadProducts:
+    """The three products with the head's weight, which is (vocabulary, width) in the type to multiply in."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = weight
+
+    def scores(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(tokens, width) -> (tokens, vocabulary), before the softcap."""
+        return hidden @ self.weight.t()
+
+    def to_hidden(self, grad: torch.Tensor) -> torch.Tensor:
+        """The gradient of scores -> that of hidden states."""
+        return grad @ self.weight
+
+    def add_to_head(self, total: torch.Tensor, grad: torch.Tensor, hidden: torch.Tensor) -> None:
+        """`total += grad.T @ hidden`; the product may be of a narrower type, the sum is not."""
+        if grad.dtype == total.dtype:
+            total.addmm_(grad.t(), hidden)
+        else:
+            total.add_(grad.t() @ hidden)
+
+
 def cross_entropy(
     hidden: torch.Tensor,
     head: torch.Tensor,
@@ -25,6 +47,7 @@ def cross_entropy(
     softcap: float,
     block_bytes: int,
     tile_bytes: int | None = None,
+    products: type[HeadProducts] = HeadProducts,
 ) -> torch.Tensor:
     """The mean loss in nats over targets that are not -1, as a 0-D float32 tensor.
 
@@ -36,11 +59,12 @@ def cross_entropy(
         softcap: c of logits = c·tanh(z/c).
         block_bytes: the size that a block of logits, in single precision, should have.
         tile_bytes: the size of the parts of it that are worked on at once; on a CPU they should stay in its cache.
+        products: what multiplies with the head.
 
     If no target counts, the loss is 0 and so are the gradients.
     """
     sizes = block_bytes, tile_bytes or block_bytes
-    return _CrossEntropy.apply(hidden, head, targets, vocab_size, softcap, *sizes)
+    return _CrossEntropy.apply(hidden, head, targets, vocab_size, softcap, products, *sizes)
 
 
 def token_losses(
@@ -87,11 +111,12 @@ class _CrossEntropy(torch.autograd.Function):
         targets: torch.Tensor,
         vocab_size: int,
         softcap: float,
+        products: type[HeadProducts],
         block_bytes: int,
         tile_bytes: int,
     ) -> torch.Tensor:
         valid = targets != IGNORED
-        weight = head[:vocab_size].to(hidden.dtype)
+        multiply = products(head[:vocab_size].to(hidden.dtype))
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         grad_head = torch.zeros_like(head, dtype=torch.float32)
         total = torch.zeros((), device=hidden.device)
@@ -101,13 +126,13 @@ class _CrossEntropy(torch.autograd.Function):
         shares = valid / valid.sum().clamp(min=1)
         for rows in _blocks(len(hidden), vocab_size, block_bytes):
             block = hidden[rows]
-            grad = block @ weight.t()
+            grad = multiply.scores(block)
             for tile in _blocks(len(grad), vocab_size, tile_bytes):
                 total += _turn_into_gradient(
                     grad[tile], targets[rows][tile], shares[rows][tile], softcap, lift
                 )
-            grad_hidden[rows] = grad @ weight
-            _add_product(grad_head[:vocab_size], grad.t(), block)
+            grad_hidden[rows] = multiply.to_hidden(grad)
+            multiply.add_to_head(grad_head[:vocab_size], grad, block)
             del grad  # or it would still be there while the next one is made
         if lift != 1.0:
             grad_hidden.div_(lift)
@@ -125,16 +150,8 @@ class _CrossEntropy(torch.autograd.Function):
         return (
             grad_hidden.mul_(scale).to(hidden_type),
             grad_head.mul_(scale).to(head_type),
-            *(None,) * 5,
+            *(None,) * 6,
         )
-
-
-def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """`total += left @ right`; the product may be of a narrower type, the sum is not."""
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    else:
-        total.add_(left @ right)
 
 
 def _turn_into_gradient(

@@ -12,13 +12,17 @@ from torch import nn
 
 from nanochat.attention import Attention, sdpa, sdpa_cached
 from nanochat.config import GATE_INPUTS, SMEAR_INPUTS, ModelConfig
-from nanochat.loss import cross_entropy, softcapped, token_losses
+from nanochat.loss import HeadProducts, cross_entropy, softcapped, token_losses
 
 SOFTCAP = 15.0
 QK_SCALE = 1.2
 """Factor on normalised queries and on keys: sharper attention than unit vectors allow."""
 
 ROTARY_BASE = 100_000.0
+
+MOST_BACKOUT = 0.8
+"""The largest share of the middle layer that is taken out again before the head. At 1 nothing of it would be left,
+and beyond it comes back with the other sign: with two layers, where the middle is the last, of everything."""
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
@@ -165,6 +169,8 @@ class GPT(nn.Module):
         self.backout_scale = nn.Parameter(torch.zeros(1))
         self.compute_dtype = torch.float32
         self.block_bytes, self.tile_bytes = 64 << 20, 2 << 20
+        self.head_products = HeadProducts
+        """What multiplies with the head in training."""
         self.run_block: Callable[..., torch.Tensor] = _run
         self._rotary: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -234,6 +240,11 @@ class GPT(nn.Module):
             "matrices": list(self.blocks.parameters()),
         }
 
+    @torch.no_grad()
+    def keep_bounds(self) -> None:
+        """After an update: what must not grow beyond a bound is taken back to it."""
+        self.backout_scale.clamp_(-MOST_BACKOUT, MOST_BACKOUT)
+
     # --- running one ----------------------------------------------------------------------
 
     def forward(
@@ -266,7 +277,12 @@ class GPT(nn.Module):
         if reduction == "none":
             return token_losses(flat, self.head.weight, flat_targets, **how).view_as(targets)
         return cross_entropy(
-            flat, self.head.weight, flat_targets, tile_bytes=self.tile_bytes, **how
+            flat,
+            self.head.weight,
+            flat_targets,
+            tile_bytes=self.tile_bytes,
+            products=self.head_products if self.training else HeadProducts,
+            **how,
         )
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -286,16 +302,16 @@ class GPT(nn.Module):
                 if layer in self.config.value_layers
                 else None
             )
-            x = (
-                self.residual_scale[layer].to(x.dtype) * x
-                + self.embedding_scale[layer].to(x.dtype) * first
-            )
+            # A slice and not a number: torch then multiplies in single precision, where a weight of 1.1 can change by
+            # less than the 1/128 that bf16 knows.
+            own = slice(layer, layer + 1)
+            x = (self.residual_scale[own] * x + self.embedding_scale[own] * first).to(x.dtype)
             x = self.run_block(block, x, rotary, values, cache)
             if layer == self.config.depth // 2:
                 middle = x
         if cache is not None:
             cache.length += tokens.shape[1]
-        return norm(x - self.backout_scale.to(x.dtype) * middle)
+        return norm((x - self.backout_scale * middle).to(x.dtype))
 
     def smear(self, x: torch.Tensor, cache: Cache | None) -> torch.Tensor:
         """Add to each token a gated share of the one before it."""
@@ -306,7 +322,7 @@ class GPT(nn.Module):
             cache.last_embedding = x[:, -1:]
         gated = x[:, x.shape[1] - before.shape[1] :]
         gate = torch.sigmoid(self.smear_gate(gated[..., : self.smear_gate.in_features]))
-        gated = gated + self.smear_scale.to(x.dtype) * gate * before
+        gated = (gated + self.smear_scale * gate * before).to(x.dtype)
         return gated if gated.shape[1] == x.shape[1] else torch.cat((x[:, :1], gated), dim=1)
 
     def rotary(

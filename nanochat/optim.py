@@ -128,6 +128,15 @@ class Optimizer:
             for name, s in squares.items()
         }
 
+    @torch.no_grad()
+    def squares(self) -> dict[str, float]:
+        """The sum of the squares of each group's parameters, in single precision; the same on every rank."""
+        sums = [
+            torch.stack([p.float().square().sum() for p in params])
+            for params in self.groups.values()
+        ]
+        return dict(zip(self.groups, torch.stack([s.sum() for s in sums]).tolist(), strict=True))
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for params in self.groups.values():

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 
-from nanochat import attention, checkpoint, core, fp8, schedule, sizing
+from nanochat import attention, checkpoint, core, fp8, sizing
 from nanochat.bundle import default_folder, read_bundle
 from nanochat.checkpoint import Checkpoint, stage_folder, together
-from nanochat.dataloader import TokenLoader
+from nanochat.dataloader import ALL, CUT, TokenLoader, survey
 from nanochat.dataset import resolve
-from nanochat.device import Device, dtype_name, warn_once
+from nanochat.device import AUTO, Device, dtype_name, warn_once
 from nanochat.distributed import World
 from nanochat.engine import Engine
 from nanochat.errors import NanochatError, WrongUsage
@@ -28,7 +28,7 @@ from nanochat.plan import make_plan, memory_setting
 from nanochat.tokenizer import Tokenizer
 from nanochat.training import Step, Trainer, make_optimizer
 from nanochat.visible import visible
-from nanochat.watch import Heartbeat, check_finite, explain_collectives
+from nanochat.watch import Heartbeat, check_finite, check_weights, explain_collectives
 
 STAGE = "base"
 LATEST = "latest"
@@ -148,10 +148,9 @@ class Run:
         for parameter in model.parameters():
             self.world.broadcast(parameter.detach())
         if self.args.fp8:
-            count = fp8.enable(
-                [m for m in model.blocks.modules() if isinstance(m, torch.nn.Linear)], self.device
+            self.say(
+                f"fp8       {fp8.enable(model, self.device)} layers, the head among them if it fits"
             )
-            self.say(f"fp8       {count} layers")
         self.compile = self.device.compiler(self.args.compile)
         if self.compile is not None:
             model.run_block = self.compile(model.run_block)
@@ -174,7 +173,7 @@ class Run:
                 "residual_scale": args.scalar_lr / 100,
                 "matrices": args.matrix_lr,
             },
-            batch_factor=schedule.lr_factor(plan.total_batch),
+            batch=plan.total_batch,
             weight_decay=plan.weight_decay,
             compiler=self.compile,
             muon=args.optimizer == "muon",
@@ -186,6 +185,7 @@ class Run:
         self.loader = TokenLoader(
             self.dataset.train,
             self.tokenizer,
+            packing=self._packing(state),
             rows=plan.rows,
             length=plan.config.sequence_len,
             rank=self.world.rank,
@@ -201,6 +201,22 @@ class Run:
             accumulation=plan.accumulation,
             shape=plan.shape,
         )
+
+    def _packing(self, state: dict[str, Any] | None) -> str:
+        """The one that was asked for, or that of the run which goes on, or what the supply of text suggests."""
+        if self.args.packing != AUTO:
+            return str(self.args.packing)
+        if state is not None:
+            return str(state.get("packing", CUT))
+        length = self.plan.config.sequence_len
+        supply = together(self.world, lambda: survey(self.dataset.train, self.tokenizer, length))[0]
+        packing = supply.packing(self.plan.tokens)
+        self.say(
+            f"packing   {packing}: about {supply.tokens / 1e6:,.1f} M tokens of text, of which rows that begin with a "
+            f"document's beginning use {supply.shares[CUT]:.0%} ({CUT}), others all ({ALL}); "
+            f"{self.plan.tokens / 1e6:,.1f} M are trained on"
+        )
+        return packing
 
     def _restore(self, resumed: Checkpoint) -> None:
         loop = resumed.meta["loop"]
@@ -318,6 +334,17 @@ class Run:
                 last_good=self.watch.last_good,
             )
 
+    def _check_weights(self, step: int) -> None:
+        """Before weights are judged or saved: the last update has not been seen by any loss yet."""
+        if step == 0:
+            return
+        check_weights(
+            self.trainer.optimizer.squares(),
+            step=step,
+            dtype=dtype_name(self.dtype),
+            last_good=self.watch.last_good,
+        )
+
     # --- between steps --------------------------------------------------------------------
 
     def _pause_for(self, step: int, last: bool, fresh: bool) -> None:
@@ -326,7 +353,7 @@ class Run:
         due = functools.partial(is_due, step, last)
         if due(args.eval_every):
             self.val_bpb = (
-                self.resumed.meta["val_bpb"] if self.resumed and fresh else self._evaluate()
+                self.resumed.meta["val_bpb"] if self.resumed and fresh else self._evaluate(step)
             )
             self._record_bpb(step)
         if fresh:
@@ -338,7 +365,8 @@ class Run:
         if last or self._save_is_due(step):
             self._save(step)
 
-    def _evaluate(self) -> float:
+    def _evaluate(self, step: int) -> float:
+        self._check_weights(step)
         plan = self.plan
         tokens = self.args.eval_tokens
         if tokens == -1:
@@ -403,6 +431,7 @@ class Run:
         return bool(late.item())
 
     def _save(self, step: int) -> None:
+        self._check_weights(step)
         used = self.trainer.used
         saved = checkpoint.save(
             self.folder,

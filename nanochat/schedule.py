@@ -30,8 +30,13 @@ class Group:
     weight_decay: float = 0.0
     width_scaled: bool = False
     """The rate is multiplied by sqrt(768 / width)."""
-    batch_scaled: bool = True
-    """The rate is multiplied by sqrt(batch / 2^19)."""
+    most_batch_factor: float = math.inf
+    """The rate is multiplied by sqrt(batch / 2^19), but by no more than this."""
+
+    def rate(self, lr: float, *, width: int, batch: int) -> float:
+        """A rate `lr`, found at the reference, for a model of this width and a batch of so many tokens."""
+        width_factor = math.sqrt(REFERENCE_WIDTH / width) if self.width_scaled else 1.0
+        return lr * width_factor * min(lr_factor(batch), self.most_batch_factor)
 
 
 GROUPS: Mapping[str, Group] = {
@@ -40,7 +45,9 @@ GROUPS: Mapping[str, Group] = {
     "value_embeddings": Group(lr=0.15, betas=(0.8, 0.995), weight_decay=0.01, width_scaled=True),
     "residual_scale": Group(lr=0.005, betas=(0.8, 0.95), weight_decay=0.05),
     "embedding_scale": Group(lr=0.5, betas=(0.96, 0.95)),
-    "smear_backout": Group(lr=0.2, betas=(0.8, 0.95), batch_scaled=False),
+    # Public nanochat keeps these at 0.2 whatever the batch: at 2,048 tokens that is 16 times what all others get, and
+    # carries the backout's scale across 1, where the loss jumps.
+    "smear_backout": Group(lr=0.2, betas=(0.8, 0.95), most_batch_factor=1.0),
     # Muon: the second number is beta2 of its second moment, the first comes from `muon_momentum`.
     "matrices": Group(lr=0.02, betas=(0.95, 0.9), weight_decay=0.28),
 }

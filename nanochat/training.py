@@ -28,7 +28,7 @@ def make_optimizer(
     world: World,
     *,
     rates: Mapping[str, float],
-    batch_factor: float,
+    batch: int,
     weight_decay: float,
     compiler: Callable[[Any], Any] | None,
     muon: bool = True,
@@ -37,16 +37,13 @@ def make_optimizer(
 
     Args:
         rates: rates that differ from those of `schedule.GROUPS`, by group.
-        batch_factor: on the rates of all groups that follow the batch size.
+        batch: tokens in a step, which the rates follow.
         weight_decay: of the matrices, already scaled.
         muon: False gives the matrices to AdamW, too, as something to compare with.
     """
-    width_factor = (model.config.width / 768) ** -0.5
     hyper = {}
     for name, group in GROUPS.items():
-        lr = rates.get(name, group.lr)
-        lr *= width_factor if group.width_scaled else 1.0
-        lr *= batch_factor if group.batch_scaled else 1.0
+        lr = group.rate(rates.get(name, group.lr), width=model.config.width, batch=batch)
         decay = weight_decay if name == "matrices" else group.weight_decay
         hyper[name] = Hyper(lr=lr, initial_lr=lr, betas=group.betas, weight_decay=decay)
     return Optimizer(
@@ -158,6 +155,7 @@ class Trainer:
         taken = self.loss_scale.accept(self._finite())
         scale = 1.0 / (self.world.size * self.loss_scale.value)
         norms = self.optimizer.step(scale) if taken else None
+        self.model.keep_bounds()
         local = total / self.accumulation
         # One exchange for everything that the ranks must agree on.
         shared = self.world.sum(torch.stack((local, local.new_tensor(float(self._stop.asked)))))

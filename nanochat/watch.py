@@ -76,9 +76,31 @@ def check_finite(
         return
     value = next(v for v in (loss, *norms.values()) if not math.isfinite(v))
     raise NanochatError(
-        f"at step {step} on rank {rank} {', '.join(bad)} became {value}, and this step was not taken; "
+        f"at step {step} on rank {rank} {', '.join(bad)} became {value}, and nothing of it was saved; "
         f"{CURES[dtype]}; {_good(last_good)}"
     )
+
+
+def check_weights(
+    squares: Mapping[str, float], *, step: int, dtype: str = "float32", last_good: str = ""
+) -> None:
+    """Refuse to save or to judge weights that are no numbers any more, or too large to work with.
+
+    A rate that is far too high breaks them in the very step whose loss and gradients were still sound.
+
+    Args:
+        squares: of each parameter group, the sum of the squares of its weights in single precision.
+        step: after how many steps.
+
+    Raises:
+        NanochatError: one is not finite; names the groups.
+    """
+    bad = [name for name, square in squares.items() if not math.isfinite(square)]
+    if bad:
+        raise NanochatError(
+            f"after step {step - 1} the weights of {', '.join(bad)} are not finite or too large to multiply, and "
+            f"nothing of it was saved; {CURES[dtype]}; {_good(last_good)}"
+        )
 
 
 def _good(last_good: str) -> str:

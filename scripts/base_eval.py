@@ -30,7 +30,7 @@ from nanochat.engine import Engine
 from nanochat.errors import NanochatError
 from nanochat.evaluation import PROMPTS, evaluating, text_bpb
 from nanochat.files import atomic, base_dir
-from nanochat.flags import Parser, at_least, positive, run
+from nanochat.flags import Parser, at_least, folder_name, positive, run
 from nanochat.model import GPT
 from nanochat.shards import Dataset
 from nanochat.tokenizer import Tokenizer
@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def add_flags(parser: argparse.ArgumentParser, split_tokens: int) -> None:
     """The flags that all examinations share."""
-    parser.add_argument("--model-tag", default=None, help="default: that of the largest depth")
+    parser.add_argument(
+        "--model-tag", type=folder_name, default=None, help="default: that of the largest depth"
+    )
     parser.add_argument("--device-batch-size", type=positive, default=32, help="rows at once")
     parser.add_argument(
         "--split-tokens", type=positive, default=split_tokens, help="tokens of train and val"

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from nanochat import device as devices  # first: it sets what torch reads when it is imported
 from nanochat import schedule
+from nanochat.dataloader import ALL, CUT
 from nanochat.distributed import join
-from nanochat.flags import Parser, at_least, positive, run
+from nanochat.flags import Parser, at_least, folder_name, positive, rate, run, share
 from nanochat.metrics import NO_RUN
 from nanochat.plan import MOST_ROWS, USUAL_RATIO
 from nanochat.pretraining import LATEST, Run
@@ -26,6 +27,10 @@ def parser() -> Parser:
     p.add_argument("--tensorboard", metavar="DIR", help="write TensorBoard events, too")
     p.add_argument("--data", default=None, help="dataset: climbmix, fineweb-edu, stdlib, a name or a folder of shards; "
                    "default: what is there, else stdlib")  # fmt: skip
+
+    p.add_argument("--packing", choices=(devices.AUTO, CUT, ALL), default=devices.AUTO,
+                   help="cut: of a document longer than a row only its beginning; all: its rest in rows of its own; "
+                   "auto: all where the text would not last otherwise")  # fmt: skip
 
     g = p.add_argument_group("device")
     g.add_argument("--device-type", default=devices.AUTO, help=" | ".join(devices.KINDS))
@@ -72,14 +77,14 @@ def parser() -> Parser:
     )
 
     g = p.add_argument_group("optimizer")
-    g.add_argument("--embedding-lr", type=float, default=schedule.GROUPS["embedding"].lr)
-    g.add_argument("--unembedding-lr", type=float, default=schedule.GROUPS["head"].lr)
-    g.add_argument("--matrix-lr", type=float, default=schedule.GROUPS["matrices"].lr)
-    g.add_argument("--scalar-lr", type=float, default=schedule.GROUPS["embedding_scale"].lr)
-    g.add_argument("--weight-decay", type=float, default=schedule.GROUPS["matrices"].weight_decay)
+    g.add_argument("--embedding-lr", type=rate, default=schedule.GROUPS["embedding"].lr)
+    g.add_argument("--unembedding-lr", type=rate, default=schedule.GROUPS["head"].lr)
+    g.add_argument("--matrix-lr", type=rate, default=schedule.GROUPS["matrices"].lr)
+    g.add_argument("--scalar-lr", type=rate, default=schedule.GROUPS["embedding_scale"].lr)
+    g.add_argument("--weight-decay", type=rate, default=schedule.GROUPS["matrices"].weight_decay)
     g.add_argument("--warmup-steps", type=at_least(0), default=40)
-    g.add_argument("--warmdown-ratio", type=float, default=0.65)
-    g.add_argument("--final-lr-frac", type=float, default=0.05)
+    g.add_argument("--warmdown-ratio", type=share, default=0.65)
+    g.add_argument("--final-lr-frac", type=share, default=0.05)
     g.add_argument(
         "--optimizer",
         default="muon",
@@ -111,7 +116,12 @@ def parser() -> Parser:
     )
     g.add_argument("--keep", type=positive, default=2, help="how many to keep")
     g.add_argument("--resume-from-step", default="-1", help=f"a step, or '{LATEST}'")
-    g.add_argument("--model-tag", default=None, help="folder of the checkpoints; default d<depth>")
+    g.add_argument(
+        "--model-tag",
+        type=folder_name,
+        default=None,
+        help="folder of the checkpoints; default d<depth>",
+    )
     return p
 
 

@@ -18,7 +18,7 @@ from nanochat.checkpoint import STAGES, load_model, stage_folder
 from nanochat.conversation import render_for_completion
 from nanochat.engine import Engine, TextStream
 from nanochat.errors import NanochatError
-from nanochat.flags import Parser, at_least, positive, run
+from nanochat.flags import Parser, at_least, folder_name, positive, run
 from nanochat.tokenizer import Tokenizer
 from nanochat.visible import show_warnings, visible
 
@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "-i", "--source", choices=list(STAGES), default=None,
         help="stage of training; default: the latest that there is",
     )  # fmt: skip
-    parser.add_argument("-g", "--model-tag", default=None, help="default: that of largest depth")
+    parser.add_argument(
+        "-g", "--model-tag", type=folder_name, default=None, help="default: that of largest depth"
+    )
     parser.add_argument("-s", "--step", type=at_least(0), default=None, help="default: the last")
     parser.add_argument("-p", "--prompt", default=None, help="answer this and leave")
     parser.add_argument("-t", "--temperature", type=float, default=0.6, help="0: the likeliest")

@@ -17,7 +17,7 @@ import torch
 from nanochat.checkpoint import STAGES, Checkpoint, check_tokenizer, find
 from nanochat.errors import NanochatError
 from nanochat.files import atomic
-from nanochat.flags import Parser, at_least, run
+from nanochat.flags import Parser, at_least, folder_name, run
 from nanochat.tokenizer import BOS, SPECIALS, Tokenizer
 from nanochat.visible import visible
 
@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "-i", "--source", choices=sorted(STAGES), default="sft", help="stage of training"
     )
     parser.add_argument(
-        "--model-tag", help="folder of the checkpoint; the largest depth if left out"
+        "--model-tag",
+        type=folder_name,
+        help="folder of the checkpoint; the largest depth if left out",
     )
     parser.add_argument("--step", type=at_least(0), help="step; the last one if left out")
     parser.add_argument(

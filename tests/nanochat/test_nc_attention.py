@@ -31,7 +31,7 @@ def naive(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> tor
     out = torch.zeros_like(q)
     share = q.shape[2] // k.shape[2]
     for b, t, h in itertools.product(*map(range, q.shape[:3])):
-        seen = slice(max(0, t - window + 1), t + 1)
+        seen = slice(max(0, t - window), t + 1)
         scores = k[b, seen, h // share] @ q[b, t, h] / q.shape[-1] ** 0.5
         out[b, t, h] = scores.softmax(0) @ v[b, seen, h // share]
     return out

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 from nanochat import device as devices  # noqa: E402
 from nanochat import fp8  # noqa: E402
 from nanochat.config import ModelConfig  # noqa: E402
+from nanochat.loss import HeadProducts, cross_entropy  # noqa: E402
 from nanochat.model import GPT, Linear  # noqa: E402
 
 
@@ -54,26 +55,33 @@ def test_products_and_gradients_are_near_the_exact_ones() -> None:
     assert weight.grad.dtype == torch.float32
 
 
-def layers() -> list[torch.nn.Module]:
-    model = GPT(ModelConfig.from_depth(4, vocab_size=128, sequence_len=64))
-    return [m for m in model.blocks.modules() if isinstance(m, torch.nn.Linear)]
+CONFIG = ModelConfig.from_depth(4, vocab_size=144, sequence_len=64)
+
+
+def linears(model: GPT) -> list[Linear]:
+    return [m for m in model.blocks.modules() if isinstance(m, Linear)]
+
+
+def ada() -> devices.Device:
+    """A device with 8-bit units, whose products torch's CPU kernel can stand in for."""
+    cpu = devices.find("cpu")
+    return replace(cpu, family=replace(cpu.family, kind="cuda"), capability=(8, 9))
 
 
 def test_a_device_without_such_units_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    linears = layers()
-    assert fp8.enable(linears, devices.find("cpu")) == 0
-    assert all(linear.product is None for linear in linears)
+    model = GPT(CONFIG)
+    assert fp8.enable(model, devices.find("cpu")) == 0
+    assert all(linear.product is None for linear in linears(model))
+    assert model.head_products is HeadProducts
     assert "--fp8 is left out" in capsys.readouterr().err
 
 
 def test_gates_are_left_out_and_evaluation_is_exact() -> None:
-    cpu = devices.find("cpu")
-    # As on an Ada card, whose products torch's CPU kernel can stand in for.
-    ada = replace(cpu, family=replace(cpu.family, kind="cuda"), capability=(8, 9))
-    linears = layers()
-    count = fp8.enable(linears, ada)
-    assert count == sum(min(linear.weight.shape) >= fp8.LEAST for linear in linears) == 24
-    linear = next(m for m in linears if isinstance(m, Linear) and m.product is not None)
+    model = GPT(CONFIG)
+    count = fp8.enable(model, ada())
+    assert count == 24 + 1
+    assert sum(linear.product is not None for linear in linears(model)) == 24
+    linear = next(m for m in linears(model) if m.product is not None)
     torch.nn.init.normal_(linear.weight)
     x = torch.randn(16, linear.in_features)
     exact = torch.nn.functional.linear(x, linear.weight)
@@ -81,3 +89,31 @@ def test_gates_are_left_out_and_evaluation_is_exact() -> None:
     assert 0 < gap(linear(x.bfloat16()).detach(), exact) < 0.06
     linear.eval()
     assert torch.equal(linear(x), exact)
+
+
+@pytest.mark.parametrize("vocab", [144, 150])
+def test_the_head_is_in_8_bits_too_where_its_shape_allows(vocab: int) -> None:
+    model = GPT(replace(CONFIG, vocab_size=vocab))
+    fp8.enable(model, ada())
+    assert (model.head_products is fp8.EightBitHead) == (vocab == 144)
+
+
+@pytest.mark.parametrize("tokens", [96, 90])
+def test_the_loss_of_an_8_bit_head_and_its_gradients_are_near_the_exact_ones(tokens: int) -> None:
+    """Also where the blocks of tokens are of no size that 8-bit units sum over."""
+    torch.manual_seed(0)
+    results = {}
+    hidden, head = torch.randn(tokens, 256), torch.randn(192, 256) * 0.1
+    targets = torch.randint(0, 144, (tokens,))
+    for products in (HeadProducts, fp8.EightBitHead):
+        h, w = hidden.bfloat16().requires_grad_(), head.clone().requires_grad_()
+        loss = cross_entropy(
+            h, w, targets, vocab_size=144, softcap=15.0, block_bytes=4 * 144 * 40, products=products
+        )
+        loss.backward()
+        results[products] = loss.detach(), h.grad, w.grad
+    (loss, h, w), (loss8, h8, w8) = results.values()
+    assert 0 < abs(float(loss8 - loss)) < 0.01
+    assert 0 < gap(h8, h) < 0.1
+    assert 0 < gap(w8, w) < 0.1
+    assert not w8[144:].any()

@@ -96,7 +96,7 @@ def formulas(model: GPT, ids: list[int]) -> Array:
             keys = np.stack([1.2 * rms(turned(k[t, shared], t)) for t in range(len(ids))])
             for t in range(len(ids)):
                 query = 1.2 * rms(turned(q[t, head], t))
-                seen = range(max(0, t - c.windows[i] + 1), t + 1)
+                seen = range(max(0, t - c.windows[i]), t + 1)
                 scores = keys[seen] @ query / math.sqrt(c.head_dim)
                 weights = np.exp(scores - scores.max())
                 out[t, head] = weights / weights.sum() @ v[seen, shared]

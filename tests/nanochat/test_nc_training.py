@@ -70,7 +70,14 @@ def trainer(*, passes: int = 1, steps: int = 60, muon: bool = True) -> Trainer:
     )
     model.init_weights()
     optimizer = make_optimizer(
-        model, cpu, World(), rates={}, batch_factor=0.3, weight_decay=0.1, compiler=None, muon=muon
+        model,
+        cpu,
+        World(),
+        rates={},
+        batch=round(0.09 * 2**19),
+        weight_decay=0.1,
+        compiler=None,
+        muon=muon,
     )
     return Trainer(
         model=model, optimizer=optimizer, device=cpu, world=World(), batches=batches(1), accumulation=passes,
