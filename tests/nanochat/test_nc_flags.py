@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from nanochat.errors import NanochatError, WrongUsage
-from nanochat.flags import Parser, at_least, dashed, positive, run
+from nanochat.flags import Parser, at_least, dashed, folder_name, positive, rate, run, share
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -21,6 +21,26 @@ def parser() -> Parser:
     made.add_argument("--max-seq-len", type=positive, default=8, help="tokens")
     made.add_argument("-p", "--prompt", default="")
     return made
+
+
+@pytest.mark.parametrize(
+    ("parse", "good", "bad"),
+    [
+        (rate, ["0", "0.02", "1e3"], ["nan", "inf", "-0.1", "x", ""]),
+        (share, ["0", "0.65", "1"], ["nan", "5", "-1", "1.01"]),
+        (
+            folder_name,
+            ["d4", "my run", "größer", "a..b"],
+            ["", ".", "..", "../x", "../../x", "/tmp/x", "a/b", "a\\b", ".hidden", "a\nb", "c:x"],
+        ),
+    ],
+)
+def test_what_a_flag_takes(parse: Callable[[str], object], good: list[str], bad: list[str]) -> None:
+    for text in good:
+        parse(text)
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError):
+            parse(text)
 
 
 @pytest.mark.parametrize(

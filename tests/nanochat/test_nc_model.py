@@ -292,3 +292,16 @@ def test_the_same_seed_draws_the_same_model() -> None:
         model.init_weights(torch.Generator().manual_seed(seed))
         models.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(models[0], models[1]) and not torch.equal(models[0], models[2])
+
+
+def test_what_a_norm_takes_out_again_has_no_gradient_but_rounding() -> None:
+    """Why the number of ranks shows in such weights: Adam makes a step of its full size of this rounding."""
+    model = GPT(CONFIG).double().use(dtype=torch.float64, embedding_dtype=torch.float64)
+    model.init_weights(torch.Generator().manual_seed(0))
+    batch = tokens(2, 40)
+    model.hidden(batch).square().mul(torch.linspace(0, 1, CONFIG.width)).sum().backward()
+    used = model.embedding.weight.grad
+    assert used is not None and float(used.norm()) > 1e-3
+    for noise in (model.residual_scale.grad, model.embedding_scale.grad, model.backout_scale.grad):
+        assert noise is not None
+        assert float(noise.abs().max()) < 1e-5 * float(used.norm())

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.packing import BestFit
+from nanochat.packing import LEAST_REST, BestFit
 
 
 def naive(waiting: list[list[int]], space: int) -> list[int]:
@@ -46,3 +46,28 @@ def test_documents_do_not_keep_what_they_were_cut_from() -> None:
     fit.add(np.arange(1000, dtype=np.uint16)[10:30])
     assert fit.documents[0].base is None
     assert fit.documents[0].tolist() == [10, 11, 12, 13]
+
+
+@given(
+    st.integers(4, 20),
+    st.lists(st.integers(1, 90), min_size=1, max_size=30),
+    st.integers(0, 2**32 - 1),
+)
+def test_with_a_bos_nothing_is_lost(width: int, lengths: list[int], seed: int) -> None:
+    """Every token comes exactly once, but for rests too short to be text, and each rest begins with BOS."""
+    bos, rng = 9999, np.random.default_rng(seed)
+    fit, wanted, number = BestFit(width, bos=bos), [], 0
+    for length in lengths:
+        document = np.array([bos, *range(number, number + length)], np.uint16)
+        number += length
+        wanted += document[1:].tolist()
+        fit.add(document)
+    got: list[int] = []
+    cuts = 0
+    while len(fit):
+        piece = fit.take(int(rng.integers(1, width + 1)))
+        assert piece[0] == bos
+        cuts += 1
+        got += piece[1:].tolist()
+    assert len(got) == len(set(got)) and set(got) <= set(wanted)
+    assert len(wanted) - len(got) <= (LEAST_REST - 1) * (cuts + len(lengths))

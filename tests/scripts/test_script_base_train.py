@@ -145,6 +145,42 @@ def test_recomputing_changes_nothing(
     assert curve(base, "recompute") == undisturbed
 
 
+@pytest.mark.parametrize("flag", ["--matrix-lr=1e30", "--embedding-lr=1e30", "--weight-decay=1e38"])
+def test_broken_weights_are_never_saved(base: Path, flag: str) -> None:
+    """The step that breaks them has a sound loss and sound gradients."""
+    tag = f"broken{flag.partition('=')[0]}"
+    done = train(
+        base, tag, *USUAL, "--num-iterations=1", "--warmup-steps=0", "--save-every=1", flag
+    )
+    assert done.returncode == 1
+    assert "after step 0 the weights of" in done.stderr and "nothing of it was saved" in done.stderr
+    assert not list(folder(base, tag).glob("meta_*"))
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--matrix-lr=nan",
+        "--embedding-lr=-1",
+        "--warmdown-ratio=5",
+        "--final-lr-frac=inf",
+        "--model-tag=../../x",
+    ],
+)
+def test_flags_that_cannot_be_meant(base: Path, flag: str) -> None:
+    done = train(base, "flags", *USUAL, flag)
+    assert done.returncode == 2
+    assert flag.partition("=")[0] in done.stderr and "Traceback" not in done.stderr
+    assert not (base / "base_checkpoints" / "flags").exists()
+
+
+def test_text_that_would_not_last_is_used_wholly(base: Path) -> None:
+    done = train(base, "scarce", *USUAL, "--num-iterations=2")
+    assert "packing   cut: about" in done.stdout
+    done = train(base, "scarce2", *USUAL, "--num-iterations=2", "--packing=all")
+    assert done.returncode == 0, done.stderr
+
+
 def kill_when(
     process: subprocess.Popen[str], reached: Callable[[], bool], limit: float = 120
 ) -> None:
