@@ -15,7 +15,8 @@ from nanochat.distributed import join
 from nanochat.flags import Parser, at_least, folder_name, positive, rate, run, share
 from nanochat.metrics import NO_RUN
 from nanochat.plan import MOST_ROWS, USUAL_RATIO
-from nanochat.pretraining import LATEST, Run
+from nanochat.pretraining import pretrain
+from nanochat.run import LATEST, Run
 from nanochat.visible import show_warnings
 from nanochat.watch import Heartbeat, connect, explain_collectives
 
@@ -136,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with Heartbeat(rank=world.rank, world=world.size, store=store) as watch:
             with explain_collectives(world.rank, 0):
                 training = Run(args, device, world, watch)
-            training.go()
+            pretrain(training)
     finally:
         world.close()
 
