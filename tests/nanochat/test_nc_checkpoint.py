@@ -7,7 +7,6 @@ import logging
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 
 pytest.importorskip("torch")
 
@@ -162,7 +162,7 @@ def test_a_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path: Path) -> None:
     folder = root(tmp_path)
     for _ in range(2):
         process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(folder)], cwd=REPO, stdout=subprocess.PIPE
+            [warm.python(), "-c", KILLED, str(folder)], cwd=REPO, stdout=subprocess.PIPE
         )
         assert process.stdout is not None
         process.stdout.readline()
@@ -246,7 +246,7 @@ except NanochatError as error:
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     folder = root(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(folder)],
+        [warm.python(), "-c", FULL_DISK, str(folder)],
         cwd=REPO, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert f"{folder}/model_000020.pt cannot be written: File too large; free space" in done.stdout
@@ -260,7 +260,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
         "claim(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
-        [sys.executable, "-c", holding, str(tmp_path / "d4")],
+        [warm.python(), "-c", holding, str(tmp_path / "d4")],
         cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert other.stdout and other.stdout.readline() == "held\n"

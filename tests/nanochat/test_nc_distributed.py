@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 torch = pytest.importorskip("torch")
 
@@ -108,7 +108,7 @@ def test_three_ranks_together() -> None:
     }  # fmt: skip
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER], cwd=REPO, env=env | {"RANK": str(rank)},
+            [warm.python(), "-c", WORKER], cwd=REPO, env=env | {"RANK": str(rank)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for rank in range(3)

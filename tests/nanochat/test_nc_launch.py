@@ -8,13 +8,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import warm
 
 pytest.importorskip("torch")
 
@@ -104,7 +104,7 @@ def run(
     *words: str | Path, env: Mapping[str, str] | None = None, cwd: Path = REPO
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *map(str, words)],
+        [warm.python(), *map(str, words)],
         env=environment(env), cwd=cwd, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
 
@@ -271,7 +271,7 @@ def test_without_an_agent_the_first_rank_serves_on_loopback(tmp_path: Path) -> N
     where = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, path],
+            [warm.python(), path],
             env=environment({**where, "RANK": str(rank)}),
             stdout=subprocess.PIPE,
             text=True,
@@ -393,7 +393,7 @@ def test_a_signal_ends_agent_and_ranks(tmp_path: Path, libuv: str) -> None:
         "import os, time\nos.write(1, b'%d\\n' % os.getpid())\ntime.sleep(90)\n",
     )
     agent = subprocess.Popen(
-        [sys.executable, "-m", "nanochat.launch", "--standalone", "--nproc_per_node", "2", rank],
+        [warm.python(), "-m", "nanochat.launch", "--standalone", "--nproc_per_node", "2", rank],
         env=environment({"NANOCHAT_LIBUV": libuv}), cwd=REPO, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

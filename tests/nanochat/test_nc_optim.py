@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 
 torch = pytest.importorskip("torch")
 
@@ -281,7 +282,7 @@ def ranks(size: int, task: str, folder: Path) -> None:
     }  # fmt: skip
     children = [
         subprocess.Popen(
-            [sys.executable, __file__, task, str(folder)],
+            [warm.python(), __file__, task, str(folder)],
             env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
         )

@@ -8,13 +8,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import pytest
+import warm
 
 pytest.importorskip("torch")
 
@@ -122,7 +122,7 @@ def start(body: str, world: int = 2, stall: float = 60.0) -> Run:
         pipe=pipe,
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [warm.python(), "-c", code],
         cwd=REPO,
         env={
             **os.environ,
@@ -250,7 +250,7 @@ def test_one_rank_is_watched_for_stalls_without_a_store() -> None:
         "with Heartbeat(interval=0.05, stall=0.3) as watch:\n    watch.step(3)\n    time.sleep(60)\n"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=30
+        [warm.python(), "-c", code], cwd=REPO, capture_output=True, text=True, timeout=30
     )
     assert answer.returncode == 1
     assert "error: rank 0 stops at step 3: no step has ended for" in answer.stderr.splitlines()[-1]

@@ -6,10 +6,10 @@ import csv
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 for package in ("torch", "pyarrow", "yaml"):
     pytest.importorskip(package)
@@ -113,7 +113,7 @@ def test_a_damaged_bundle_overwrites_nothing(base: Path) -> None:
 
 def process(base: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *command, "--data", str(base / "data"), *SMALL],
+        [warm.python(), *command, "--data", str(base / "data"), *SMALL],
         cwd=REPO,
         env={**os.environ, "NANOCHAT_BASE_DIR": str(base), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -160,7 +160,7 @@ def test_ranks_give_the_same(base: Path, ranks: int) -> None:
     rows = ("--device-batch-size", str(6 // ranks))
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(warm.python(), "-m", "torch.distributed.run", "--standalone"),
             *("--nproc_per_node", str(ranks), "-m", "scripts.base_eval", "--eval", "core,bpb"),
             *("--data", str(base / "data"), "--device-type", "cpu", "--split-tokens", "192", *rows),
         ],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 for package in ("torch", "pyarrow", "yaml"):
     pytest.importorskip(package)
@@ -46,7 +46,7 @@ def test_a_batch_that_the_text_does_not_fill(base: Path) -> None:
     """One line and status 1 from a real process, and no file."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "scripts.base_loss", "--data", str(base / "data")),
+            *(warm.python(), "-m", "scripts.base_loss", "--data", str(base / "data")),
             *("--device-batch-size", "500"),
         ],
         cwd=REPO,

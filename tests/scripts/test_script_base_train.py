@@ -8,18 +8,17 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import warm
 
 pytest.importorskip("torch")
 pytest.importorskip("rustbpe")
 
 REPO = Path(__file__).resolve().parents[2]
-PYTHON = sys.executable
 MODEL = ("--depth=2", "--head-dim=32", "--aspect-ratio=32", "--max-seq-len=64", "--dtype=float32")
 BATCH = ("--device-batch-size=12", "--total-batch-size=768")
 LENGTH = ("--num-iterations=12", "--warmup-steps=2", "--eval-every=6", "--eval-tokens=3072")
@@ -65,7 +64,7 @@ def environment(base: Path) -> dict[str, str]:
 
 def call(base: Path, *words: str, limit: float = 180) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [PYTHON, *words],
+        [warm.python(), *words],
         cwd=REPO,
         env=environment(base),
         text=True,
@@ -197,7 +196,7 @@ def test_killed_and_resumed_it_is_the_same_run(
 ) -> None:
     flags = ("--data=small", "--model-tag=killed", *USUAL, "--save-every=3")
     process = subprocess.Popen(
-        [PYTHON, "-m", "scripts.base_train", *flags], cwd=REPO, env=environment(base), text=True,
+        [warm.python(), "-m", "scripts.base_train", *flags], cwd=REPO, env=environment(base), text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     kill_when(process, lambda: (folder(base, "killed") / "meta_000003.json").exists())
@@ -212,7 +211,7 @@ def test_resumed_on_another_number_of_ranks(
 ) -> None:
     half = (*USUAL, "--num-iterations=12", "--save-every=6")
     process = subprocess.Popen(
-        [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "scripts.base_train",
+        [warm.python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "scripts.base_train",
          "--data=small", "--model-tag=reranked", *half, "--device-batch-size=6"],
         cwd=REPO, env=environment(base), text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -239,7 +238,7 @@ def test_sigterm_saves_and_leaves(base: Path) -> None:
         "--eval-every=-1",
     )
     process = subprocess.Popen(
-        [PYTHON, "-m", "scripts.base_train", *flags], cwd=REPO, env=environment(base), text=True,
+        [warm.python(), "-m", "scripts.base_train", *flags], cwd=REPO, env=environment(base), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None

@@ -8,11 +8,11 @@ import re
 import select
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import warm
 
 pytest.importorskip("torch")
 pytest.importorskip("rustbpe")
@@ -126,13 +126,14 @@ def environment(base: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-COMMAND = [sys.executable, "-m", "scripts.chat_cli"]
+def command() -> list[str]:
+    return [warm.python(), "-m", "scripts.chat_cli"]
 
 
 @pytest.mark.slow
 def test_a_pipe_is_one_prompt(base: Path) -> None:
     done = subprocess.run(
-        [*COMMAND, "-t", "0", "-m", "4"],
+        [*command(), "-t", "0", "-m", "4"],
         input=f"{PROMPT}\n".encode(), capture_output=True, env=environment(base), timeout=100,
         check=True,
     )  # fmt: skip
@@ -144,9 +145,10 @@ class Terminal:
 
     def __init__(self, base: Path, *words: str) -> None:
         self.text, self.seen = "", 0
+        line = [*command(), *words]
         self.child, self.file = pty.fork()
         if self.child == 0:
-            os.execve(sys.executable, [*COMMAND, *words], environment(base))
+            os.execve(line[0], line, environment(base))
 
     def type(self, text: str) -> None:
         os.write(self.file, text.encode())

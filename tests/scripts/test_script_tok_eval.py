@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 pytest.importorskip("pyarrow")
 rustbpe = pytest.importorskip("rustbpe")
@@ -31,7 +31,7 @@ def base(tmp_path: Path) -> Path:
 
 def tok_eval(base: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "scripts.tok_eval", "--data", str(base / "data"), *flags],
+        [warm.python(), "-m", "scripts.tok_eval", "--data", str(base / "data"), *flags],
         cwd=REPO,
         env={
             **os.environ,

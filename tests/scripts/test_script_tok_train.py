@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 pytest.importorskip("pyarrow")
 rustbpe = pytest.importorskip("rustbpe")
@@ -33,7 +33,7 @@ def base(tmp_path: Path) -> Path:
 
 def tok_train(base: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "scripts.tok_train", "--data", str(base / "data"), *flags],
+        [warm.python(), "-m", "scripts.tok_train", "--data", str(base / "data"), *flags],
         cwd=REPO,
         env={**os.environ, "NANOCHAT_BASE_DIR": str(base)},
         capture_output=True,
