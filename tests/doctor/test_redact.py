@@ -404,15 +404,15 @@ PIECES = [
     "basic  ", "= bearer ", ": token", "password", "password=", "token: a1", "?key=a", "?kkkkkkkkkk", "&a",
     "api_key_id",
 ]  # fmt: skip
-SIZE = 2 << 20
+SIZE = 1 << 17
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("piece", PIECES)
-def test_a_text_of_megabytes_takes_no_longer_than_another(
+def test_a_long_text_takes_no_longer_than_another(
     piece: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What begins again at each letter would take hours; the limit of a test is the measure."""
+    """What begins again at each letter would take minutes; the limit of a test is the measure."""
     monkeypatch.setattr("doctor.credentials._hosts", {"h.corp"})
     monkeypatch.setattr("doctor.credentials._values", {"hunter22-hunter22"})
     text = f"@ ://{piece * (SIZE // len(piece))}h.corp"
@@ -424,7 +424,7 @@ def test_a_text_of_megabytes_takes_no_longer_than_another(
     "piece",
     ["x", "a.", "a-", "a+", "a@", "a@b", "/home/", "/u/a ", "\\users\\", "serial ", "::", "a:"],
 )
-def test_facts_may_hold_a_text_of_megabytes(piece: str, tmp_path: Path) -> None:
+def test_facts_may_hold_a_long_text(piece: str, tmp_path: Path) -> None:
     redact({"unknown": piece * (SIZE // len(piece))}, System(tmp_path))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 
 from doctor import render
 from doctor.errors import DoctorError, WrongUsage
@@ -606,7 +607,7 @@ class Runs:
 def prepared(trainer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base folder with data and tokenizer, made by the scripts themselves."""
     base = tmp_path_factory.mktemp("prepared")
-    runs = make_runs(smoke(), base, trainer)
+    runs = make_runs(smoke(), base, warm.python())
     for stage in ("data", "tokenizer"):
         status, out = runs.end(stage)
         assert status == 0, out
@@ -625,10 +626,13 @@ def make_runs(plan: Plan, base: Path, python: str) -> Runs:
 
 @pytest.fixture
 def runs(prepared: Path, trainer: str, tmp_path: Path) -> Iterator[Callable[..., Runs]]:
-    """Makes runs of plans, in copies of the prepared folder; nothing of them survives the test."""
+    """Makes runs of plans, in copies of the prepared folder; nothing of them survives the test.
+
+    They start quickly in a warm Python, and where a test is about their processes, in a plain one.
+    """
     base = tmp_path / "base"
     shutil.copytree(prepared, base)
-    yield lambda plan: make_runs(plan, base, trainer)
+    yield lambda plan, plain=False: make_runs(plan, base, trainer if plain else warm.python())
     left = processes_with(f"NANOCHAT_BASE_DIR={base}")
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -766,7 +770,7 @@ def test_two_runs_of_two_ranks_at_once_with_libuv_and_without(
 def test_a_signal_leaves_no_process_and_the_next_start_goes_on(
     runs: Callable[..., Runs], ranks: int
 ) -> None:
-    run = runs(smoke(ranks, num_iterations=100_000))
+    run = runs(smoke(ranks, num_iterations=100_000), plain=True)
     started = subprocess.Popen(
         [BASH, run.folder / "speedrun.sh", "--from", "base"],
         env=run.env | {"NANOCHAT_SAVE_EVERY": "2"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -792,7 +796,7 @@ def test_a_signal_leaves_no_process_and_the_next_start_goes_on(
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_rank_that_hangs_is_killed(runs: Callable[..., Runs], tmp_path: Path) -> None:
-    run = runs(smoke(2, num_iterations=100_000))
+    run = runs(smoke(2, num_iterations=100_000), plain=True)
     started = run.start("base", NANOCHAT_GRACE="1")
     wait_for("step 000003/", run.base / "runs/smoke-d1/logs")
     ranks = [
@@ -812,7 +816,7 @@ def test_a_rank_that_hangs_is_killed(runs: Callable[..., Runs], tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_start_waits_for_what_a_killed_one_left_at_work(runs: Callable[..., Runs]) -> None:
-    run = runs(smoke(num_iterations=400))
+    run = runs(smoke(num_iterations=100))
     killed = run.start("base")
     wait_for("step 003/", run.base / "runs/smoke-d1/logs")
     killed.kill()
@@ -820,5 +824,5 @@ def test_a_start_waits_for_what_a_killed_one_left_at_work(runs: Callable[..., Ru
     status, out = run.end("base")
     assert status == 0, out
     assert out.startswith("base: another start of it is at work; waiting until it ends\n")
-    assert "resumed   step 400 in" in out
+    assert "resumed   step 100 in" in out
     killed.communicate(timeout=10)

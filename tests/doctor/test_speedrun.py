@@ -68,41 +68,28 @@ class Speedrun:
         return found
 
 
-def test_from_nothing_to_a_sample_and_then_nothing_to_do(tmp_path: Path) -> None:
-    speedrun = Speedrun(tmp_path)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all these tests run one after the other, from nothing to a model that has come through everything."""
+    return tmp_path_factory.mktemp("speedrun")
+
+
+def test_a_stage_that_fails_is_named_with_its_last_lines_and_its_log(folder: Path) -> None:
+    speedrun = Speedrun(folder, NANOCHAT_BASE_BATCH="1000")
     status, out, err = speedrun.run()
-    assert (status, err) == (0, ""), err
-    for stage in ("data", "tokenizer", "base", "base_eval", "sample"):
-        assert f"✓ {stage}" in out
-    assert "Talk to it" in out and str(speedrun.base / "base_checkpoints/smoke-d1") in out
-    began = time.monotonic()
-    status, again, err = speedrun.run()
-    assert (status, err) == (0, "")
-    assert again.count("done before") == 5 and time.monotonic() - began < 60
-    assert "Talk to it" in again
+    assert status == 1 and "✓ data" in out and "✓ tokenizer" in out and "✗ base" in out
+    first, *rest = err.splitlines()
+    assert (
+        first.startswith("nanochat-doctor: Stage base failed")
+        and "goes on with this stage" in first
+    )
+    assert any("1000" in line for line in rest)
+    log = first.split("all of it is in ")[1].split(".log")[0] + ".log"
+    assert "1000" in Path(log).read_text()
 
 
-def test_killed_at_random_moments_it_goes_on(tmp_path: Path) -> None:
-    moments = random.Random(7)
-    speedrun = Speedrun(tmp_path)
-    for _ in range(3):
-        process = speedrun.start()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(moments.uniform(0.3, 9))
-        process.kill()
-        process.communicate()
-        # What it had started runs on, as a power cut would not have it: end it as hard.
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError, ProcessLookupError):
-                if str(speedrun.base).encode() in (path / "environ").read_bytes():
-                    os.kill(int(path.name), signal.SIGKILL)
-    status, out, err = speedrun.run()
-    assert (status, err) == (0, ""), err
-    assert "Talk to it" in out
-
-
-def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
-    speedrun = Speedrun(tmp_path, NANOCHAT_BASE_STEPS="100000")
+def test_ctrl_c_leaves_no_process_behind(folder: Path) -> None:
+    speedrun = Speedrun(folder, NANOCHAT_BASE_STEPS="100000")
     process = speedrun.start()
     assert process.stdout is not None
     for line in process.stdout:
@@ -115,18 +102,28 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     assert speedrun.leftovers() == []
 
 
-def test_a_stage_that_fails_is_named_with_its_last_lines_and_its_log(tmp_path: Path) -> None:
-    speedrun = Speedrun(tmp_path, NANOCHAT_BASE_BATCH="1000")
+def test_killed_at_random_moments_it_goes_on_to_a_sample_and_then_nothing_is_to_do(
+    folder: Path,
+) -> None:
+    moments = random.Random(7)
+    speedrun = Speedrun(folder)
+    for _ in range(2):
+        process = speedrun.start()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(3, 12))
+        process.kill()
+        process.communicate()
+        # What it had started runs on, as a power cut would not have it: end it as hard.
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, ProcessLookupError):
+                if str(speedrun.base).encode() in (path / "environ").read_bytes():
+                    os.kill(int(path.name), signal.SIGKILL)
     status, out, err = speedrun.run()
-    assert status == 1 and "✗ base" in out
-    first, *rest = err.splitlines()
-    assert (
-        first.startswith("nanochat-doctor: Stage base failed")
-        and "goes on with this stage" in first
-    )
-    assert any("1000" in line for line in rest)
-    log = first.split("all of it is in ")[1].split(".log")[0] + ".log"
-    assert "1000" in Path(log).read_text()
-    speedrun.env["NANOCHAT_BASE_BATCH"] = "1024"
-    status, out, err = speedrun.run()
-    assert status == 0 and out.count("done before") >= 2
+    assert (status, err) == (0, ""), err
+    for stage in ("base", "base_eval", "sample"):
+        assert f"✓ {stage}" in out or f"{stage}: done before" in out
+    assert "Talk to it" in out and str(speedrun.base / "base_checkpoints/smoke-d1") in out
+    status, again, err = speedrun.run()
+    assert (status, err) == (0, "")
+    assert again.count("done before") == 5
+    assert "Talk to it" in again
