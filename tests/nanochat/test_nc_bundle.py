@@ -41,11 +41,20 @@ FILES = {
 }
 
 
+class Entry(zipfile.ZipInfo):
+    """A file of any name, also of none, which some versions of zipfile would not write."""
+
+    def is_dir(self) -> bool:
+        return False
+
+
 def zipped(files: dict[str, str], top: str = "eval_bundle/") -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
-            archive.writestr(top + name, text)
+            entry = Entry("named below")
+            entry.filename = top + name
+            archive.writestr(entry, text)
     return buffer.getvalue()
 
 

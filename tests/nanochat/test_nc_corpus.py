@@ -137,7 +137,7 @@ def test_built_whole_disjoint_and_the_same_each_time(tmp_path: Path, number: int
     assert f"{number} repetitions left out" in said[0]
     folder = tmp_path / "a" / "data"
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["dataset.json", "val.parquet", *(path.name for path in built[0].train)]
+        ["checksums.json", "dataset.json", "val.parquet", *(path.name for path in built[0].train)]
     )
     assert len(built[0].train) == (1 if number < 3000 else 3)
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
@@ -101,10 +102,13 @@ def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def run(
-    *words: str | Path, env: Mapping[str, str] | None = None, cwd: Path = REPO
+    *words: str | Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = REPO,
+    python: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [warm.python(), *map(str, words)],
+        [python or warm.python(), *map(str, words)],
         env=environment(env), cwd=cwd, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
 
@@ -256,7 +260,11 @@ def test_on_one_machine_nobody_listens_to_others(
     tmp_path: Path, how: tuple[str, ...], libuv: str
 ) -> None:
     words = (*how, "--nproc_per_node", "2", script(tmp_path, "listening.py", LISTENING))
-    found = reports(run("-m", "nanochat.launch", *words, env={"NANOCHAT_LIBUV": libuv}))
+    # In a plain Python: a process tells on which addresses its parent listens.
+    told_by = run(
+        "-m", "nanochat.launch", *words, env={"NANOCHAT_LIBUV": libuv}, python=sys.executable
+    )
+    found = reports(told_by)
     assert set(found) == {"agent", "rank 0", "rank 1"}
     for who, (told,) in found.items():
         assert told["at"] and set(told["at"]) <= LOOPBACK, who  # type: ignore[call-overload]

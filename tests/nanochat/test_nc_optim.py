@@ -278,7 +278,7 @@ def ranks(size: int, task: str, folder: Path) -> None:
         port = probe.getsockname()[1]
     env = os.environ | {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size),
-        "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{REPO}:{REPO / 'tests'}", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     children = [
         subprocess.Popen(

@@ -24,6 +24,7 @@ from nanochat import device as devices
 from nanochat import flags
 from nanochat.checkpoint import load_model
 from nanochat.engine import Engine
+from nanochat.visible import visible
 from scripts import chat_cli
 
 REPO = Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ def continuation(count: int) -> str:
 def test_a_prompt_is_continued(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chat_cli.main(["-i", "base", "-p", PROMPT, "-t", "0", "-m", "9"])
     out, err = capsys.readouterr()
-    assert out == f"{PROMPT}{continuation(9)}\n"
+    assert out == f"{PROMPT}{visible(continuation(9))}\n"
     assert "step 7" in err and "float32" in err
 
 
