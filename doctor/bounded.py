@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from doctor.errors import Unknown
+from doctor.quantities import memory
 from doctor.visible import visible
 
 STEP = 1 << 16
@@ -60,7 +61,7 @@ def _all(descriptor: int, limit: int, pipe: bool) -> bytes:
         if not piece:
             return bytes(found)
         found += piece
-    raise Unknown(f"it is larger than {limit >> 20} MiB")
+    raise Unknown(f"it is larger than {memory(limit >> 20)}")
 
 
 def parse_json(data: bytes) -> Any:

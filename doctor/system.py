@@ -85,6 +85,7 @@ class System:
         self.env = dict(os.environ) if self.live else self._root_environment()
         self._runs: dict[tuple[str, ...], Background[Completed]] = {}
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._closed = False
         self._lock = threading.Lock()
 
     # --- files ---------------------------------------------------------------------------
@@ -314,25 +315,32 @@ class System:
         if left <= 0:
             raise Unknown(f"{name} was not started: no time was left")
         command = [str(self.locate(path)), *arguments[1:]]
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=self.program_environment(),
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise Unknown(f"{name} cannot be started: {reason}") from error
-        with self._lock:
-            self._running.add(process)
+        process = self._started(command, name)
         try:
             return collect(process, name, left)
         finally:
             with self._lock:
                 self._running.discard(process)
+
+    def _started(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
+        """A program at work, which `close` knows of from its first moment."""
+        with self._lock:
+            if self._closed:
+                raise Unknown(f"{name} was not started: we are about to end")
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=self.program_environment(),
+                    start_new_session=True,
+                )
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                raise Unknown(f"{name} cannot be started: {reason}") from error
+            self._running.add(process)
+            return process
 
     def program_environment(self) -> dict[str, str]:
         """What programs get: the machine's environment with messages in English.
@@ -374,6 +382,7 @@ class System:
     def close(self) -> None:
         """End programs that still run: an interrupted `--deep` must not go on holding a GPU."""
         with self._lock:
+            self._closed = True
             for process in self._running:
                 _kill(process)
 

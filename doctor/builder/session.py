@@ -81,7 +81,12 @@ class Session:
                 env=self.variables(line, constraints),
                 seconds=seconds,
             )
-            ledger.settle(self.target)
+            try:
+                ledger.settle(self.target)
+            except DoctorError:
+                # of a disk that is full, most likely; why the command failed says more, and the next start settles
+                if not ended.failed:
+                    raise
             if ended.failed:
                 ended = replace(ended, lines=(*ended.lines, *self._refusals(line, ended)))
                 break

@@ -86,7 +86,7 @@ def probe(system: System, linker: Linker, tables: Tables, env: PythonEnvironment
         conflicting_module=None if kernel else _conflicting_module(system, on_bus),
         module=None if kernel or not on_bus else look("module", _module, system, tables),
         jetson=tegra,
-        driver_version=answer.driver_version or _version_in_name(library),
+        driver_version=answer.driver_version or _driver_by_files(library, kernel),
         driver_cuda=answer.driver_cuda,
         driver_library=library,
         library_version=_version_in_name(library),
@@ -120,6 +120,11 @@ def _wsl_driver(system: System) -> bool:
     """Whether Windows brings an NVIDIA driver: every WSL 2 has /dev/dxg, whatever the card."""
     brought = system.glob("/usr/lib/wsl/lib", "libcuda.so")
     return bool(brought) or system.which("nvidia-smi") is not None
+
+
+def _driver_by_files(library: str | None, kernel: str | None) -> str | None:
+    """The driver is of libcuda's version, unless that is cuda-compat's, which stands before the driver's own."""
+    return kernel if kernel and "compat" in (library or "") else _version_in_name(library)
 
 
 def _kernel_driver(system: System) -> str | None:

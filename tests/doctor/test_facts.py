@@ -171,7 +171,7 @@ REFUSED = {
     ),
     "in a mapping": (
         lambda d: d | {"host": {"tools": {"gcc": {"path": 3}}}},
-        "facts.host.tools.gcc.path",
+        "facts.host.tools.'gcc'.path",
     ),
     "nested list": (
         lambda d: d | {"nvidia": {"topology": [["X", 1]]}},

@@ -33,7 +33,7 @@ def test_near_and_far(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(inside)
     assert invocation.tool() == "../../nanochat-doctor"
     monkeypatch.chdir("/")
-    assert invocation.tool() == f"'{checkout.relative_to('/')}/nanochat-doctor'"
+    assert invocation.tool() == f"'{checkout}/nanochat-doctor'"
     done = subprocess.run(f"test -f {invocation.tool()}", shell=True, cwd="/", check=False)
     assert done.returncode == 0
 

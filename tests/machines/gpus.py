@@ -121,9 +121,14 @@ def write_nvidia(tree: Tree, it: Nvidia, machine: Machine, libraries: Libraries)
         tree.link("/usr/bin/nvidia-smi", "../lib/wsl/lib/nvidia-smi")
         return
     tree.file("/sys/module/nvidia/version", f"{it.driver}\n")
+    # the open module serves nothing before Turing
+    of_nvidia = it.says is None and any(float(card.cc) < 7.5 for card in it.cards)
+    module = (
+        f"{machine.arch} Kernel Module" if of_nvidia else f"Open Kernel Module for {machine.arch}"
+    )
     tree.file(
         "/proc/driver/nvidia/version",
-        f"NVRM version: NVIDIA UNIX Open Kernel Module for {machine.arch}  {it.driver}  Release "
+        f"NVRM version: NVIDIA UNIX {module}  {it.driver}  Release "
         "Build  (dvs-builder@U22-I3-AM02-24-3)\nGCC version:  gcc version 13.3.0\n",
     )
     for i, card in enumerate(it.cards):

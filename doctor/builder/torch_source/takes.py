@@ -19,12 +19,14 @@ class Advice:
         low: the oldest that will do.
         last: the newest, where newer ones have dropped an architecture; None where none has.
         released_with: newest CUDA of the release's own wheels.
+        serve: all that will do, oldest first.
     """
 
     cuda: str
     low: str
     last: str | None
     released_with: str | None
+    serve: tuple[str, ...]
 
     def words(self, torch: str | None) -> str:
         """`CUDA 12.6 or newer …`, for a sentence that begins with `Install`."""
@@ -68,7 +70,8 @@ def advise(
     known = [str(r["version"]) for r in tables.rows("cuda", "toolkit")]
     best = next((v for v in wheels if v in fit), fit[-1])
     dropped = any(older(fit[-1], v) and not _knows(v, archs, tables) for v in known)
-    return Advice(best, fit[0], fit[-1] if dropped else None, wheels[0] if wheels else None)
+    last = fit[-1] if dropped else None
+    return Advice(best, fit[0], last, wheels[0] if wheels else None, tuple(fit))
 
 
 def _fitting(

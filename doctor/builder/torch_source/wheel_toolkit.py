@@ -26,8 +26,9 @@ from doctor.builder.torch_source.toolchain import Compiler, accepts
 from doctor.errors import DoctorError
 from doctor.facts import Facts
 from doctor.findings.context import Context
+from doctor.quantities import disk
 from doctor.tables import Row, Tables
-from doctor.versions import older, parts
+from doctor.versions import parts
 
 SECTION = "cuda-toolkits"
 """In the base folder."""
@@ -60,10 +61,9 @@ class Offer:
     @property
     def words(self) -> str:
         """What it is and what it costs."""
-        need = f"{self.row['download_mb'] / 1000:.1f} GB to download, {self.row['disk_mb'] / 1000:.1f} GB on disk"
-        return (
-            f"CUDA {self.row['release']} put together from the Python index in {self.home} ({need})"
-        )
+        row = self.row
+        need = f"{disk(row['download_mb'])} to download, {disk(row['disk_mb'])} on disk"
+        return f"CUDA {row['release']} put together from the Python index in {self.home} ({need})"
 
 
 def offer(
@@ -78,14 +78,12 @@ def offer(
     if not chosen.cuda or host is None or host.os != "Linux" or host.libc == "musl":
         return None
     driver = c.driver if set(chosen.archs) <= set(c.capabilities) else None
+    advice = advise(chosen.archs, torch, driver, tables)
+    if advice is None:
+        return None
     fit = []
     for row in tables.rows("cuda", "wheel"):
-        advice = advise(chosen.archs, torch, driver, tables)
-        if (
-            advice is None
-            or host.arch not in row["cpu_archs"]
-            or not _within(row["cuda"], advice.low, advice.last)
-        ):
+        if host.arch not in row["cpu_archs"] or row["cuda"] not in advice.serve:
             continue
         compiler = _host_compiler(row, compilers, tables)
         if _knows(row, chosen, tables) and compiler is not None:
@@ -98,10 +96,6 @@ def offer(
     whole = f"{part['package']}[{','.join(part['extras'])}]=={row['release']}"
     home = base / SECTION / f"cuda-{row['release']}"
     return Offer(row, home, (whole, *pinned, *row["beside"]), compiler)
-
-
-def _within(cuda: str, low: str, last: str | None) -> bool:
-    return not older(cuda, low) and not (last is not None and older(last, cuda))
 
 
 def _knows(row: Row, chosen: Draft, tables: Tables) -> bool:
@@ -183,11 +177,11 @@ def _locked(folder: Path, reporter: Reporter) -> Iterator[None]:
 
 
 def _check_space(offered: Offer) -> None:
-    free = shutil.disk_usage(offered.home.parent).free / 1e6
-    if free < offered.row["disk_mb"]:
+    free, needed = shutil.disk_usage(offered.home.parent).free / 1e6, offered.row["disk_mb"]
+    if free < needed:
         raise DoctorError(
-            f"{free / 1000:.1f} GB are free at {offered.home.parent}, and the toolkit takes "
-            f"{offered.row['disk_mb'] / 1000:.1f} GB; free space there, or put NANOCHAT_BASE_DIR on a larger disk."
+            f"{disk(free)} are free at {offered.home.parent}, and the toolkit takes "
+            f"{disk(needed)}; free space there, or put NANOCHAT_BASE_DIR on a larger disk."
         )
 
 
