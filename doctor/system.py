@@ -48,6 +48,8 @@ ROOT_PROGRAM_FOLDERS = (
 
 NOT_RUN = "programs of the tree are not run without --execute"
 
+Running = subprocess.Popen[bytes]
+
 HOST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -84,7 +86,7 @@ class System:
         self.deadline = time.monotonic() + seconds
         self.env = dict(os.environ) if self.live else self._root_environment()
         self._runs: dict[tuple[str, ...], Background[Completed]] = {}
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: set[Running] = set()
         self._closed = False
         self._lock = threading.Lock()
 
@@ -322,7 +324,7 @@ class System:
             with self._lock:
                 self._running.discard(process)
 
-    def _started(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
+    def _started(self, command: list[str], name: str) -> Running:
         """A program at work, which `close` knows of from its first moment."""
         with self._lock:
             if self._closed:
@@ -387,7 +389,7 @@ class System:
                 _kill(process)
 
 
-def collect(process: subprocess.Popen[bytes], name: str, seconds: float) -> Completed:
+def collect(process: Running, name: str, seconds: float) -> Completed:
     """Read both streams until the program ends; whatever ends this function early ends it, too.
 
     A child that outlives the program and keeps its streams open is not waited for.
@@ -433,7 +435,7 @@ def _collect(process: subprocess.Popen[bytes], name: str, seconds: float) -> Com
     return Completed(status, out, err)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: Running) -> None:
     """End a program and all that it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
