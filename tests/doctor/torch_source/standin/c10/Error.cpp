@@ -1,6 +1,3 @@
-#include <stdexcept>
-#include <string>
-
 namespace c10 {
-void fail(const std::string& what) { throw std::runtime_error(what); }
+[[noreturn]] void fail(const char* what) { throw what; }
 }  // namespace c10

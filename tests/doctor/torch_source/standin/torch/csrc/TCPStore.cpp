@@ -1,13 +1,6 @@
 // A key-value store for ranks to meet at: one thread with a libuv loop, as in PyTorch. Frames are
 // op (1 byte: S set, G get), key and value, each with its length in 4 bytes, the lowest first;
 // the answer is a value. A get waits until its key is set.
-#include <cstdint>
-#include <cstring>
-#include <map>
-#include <string>
-#include <thread>
-#include <vector>
-
 #ifdef USE_C10D_GLOO
 namespace c10d {
 struct ProcessGroupGloo {
@@ -26,6 +19,13 @@ TCPStore::~TCPStore() {}
 
 #ifdef TORCH_USE_LIBUV
 #include <uv.h>
+
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
 
 namespace c10d::detail {
 
