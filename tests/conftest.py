@@ -28,6 +28,12 @@ hypothesis.settings.load_profile("repository")
 # A runner that was started in the background ignores it, and so would all that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# pyenv's stand-ins for programs start bash thirty times before what they stand for; that lies in the second folder.
+_shims, _real = os.path.join("pyenv", "shims"), os.path.join(sys.base_prefix, "bin")
+os.environ["PATH"] = os.pathsep.join(
+    _real if folder.endswith(_shims) else folder for folder in os.environ["PATH"].split(os.pathsep)
+)
+
 REPO = Path(__file__).resolve().parent.parent
 TORCH_FOLDER = REPO / ".venv-torch"
 TORCH_VARIABLE = "NANOCHAT_TEST_TORCH_PYTHON"

@@ -51,6 +51,7 @@ def small_environment(tmp_path: Path, index: IndexServer, monkeypatch: pytest.Mo
         "PIP_CACHE_DIR": str(tmp_path / "pip"),
         "PIP_INDEX_URL": f"{index.url}/simple",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_COMPILE": "1",
         "NANOCHAT_BASE_DIR": str(tmp_path / "data"),
     }
     for name, value in settings.items():

@@ -60,7 +60,10 @@ def test_installs_what_the_plan_says_and_then_has_nothing_to_do(world: World, cp
     assert len(world.index.requests) == asked, "nothing to do asks nobody"
 
 
-def test_replaces_a_torch_and_undo_brings_it_back(world: World, cpu: str) -> None:
+def test_replaces_a_torch_and_undo_brings_it_back(
+    world: World, cpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_COMPILE")  # once with what pip compiles, as it does for users
     world.put(f"torch=={OLD}", "tinynum==1.0", index=cpu_and_simple(world))
     before = world.packages()
     world.apply(world.torch_plan(NEW, cpu, world.trainer()))
@@ -144,35 +147,32 @@ TROUBLES = {
 }
 
 
-HANGING = pytest.param("hanging", marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("trouble", ["error", "missing", "cut", HANGING])
-def test_a_wheel_that_does_not_come_leaves_the_old_torch(
-    world: World, cpu: str, trouble: str
-) -> None:
+@pytest.mark.slow
+def test_a_wheel_that_does_not_come_leaves_the_old_torch(world: World, cpu: str) -> None:
+    """One trouble after another, in one environment; without any it goes on."""
     world.apply(world.torch_plan(OLD, cpu))
-    what, words = TROUBLES[trouble]
     file = "/cpu/files/torch-2.14.0+cpu-py3-none-any.whl"
-    world.index.troubles |= {file: what, f"{file}.metadata": Trouble()}
-    with pytest.raises(DoctorError, match=words) as caught:
-        world.apply(world.torch_plan(NEW, cpu))
-    assert "Step torch failed" in str(caught.value)
-    assert str(world.state / "logs") in str(caught.value)
-    assert world.version() == OLD and world.unbroken()
-    assert world.pinned()["torch"] == OLD, "what works stays pinned"
-    assert world.events()[-1] == ("torch", "failed")
+    for trouble, (what, words) in TROUBLES.items():
+        world.index.troubles |= {file: what, f"{file}.metadata": Trouble()}
+        with pytest.raises(DoctorError, match=words) as caught:
+            world.apply(world.torch_plan(NEW, cpu))
+        assert "Step torch failed" in str(caught.value), trouble
+        assert str(world.state / "logs") in str(caught.value)
+        assert world.version() == OLD and world.unbroken(), trouble
+        assert world.pinned()["torch"] == OLD, "what works stays pinned"
+        assert world.events()[-1] == ("torch", "failed")
     world.index.troubles.clear()
     world.apply(world.torch_plan(NEW, cpu))
     assert world.version() == NEW
 
 
-@pytest.mark.parametrize("page", ["error", "missing", HANGING])
-def test_an_index_page_that_does_not_come(world: World, cpu: str, page: str) -> None:
-    world.index.troubles["/cpu/torch/"] = TROUBLES[page][0]
-    with pytest.raises(DoctorError, match="Step torch failed"):
-        world.apply(world.torch_plan(NEW, cpu))
-    assert not world.packages() and world.unbroken()
+@pytest.mark.slow
+def test_an_index_page_that_does_not_come(world: World, cpu: str) -> None:
+    for trouble in ("error", "missing", "hanging"):
+        world.index.troubles["/cpu/torch/"] = TROUBLES[trouble][0]
+        with pytest.raises(DoctorError, match="Step torch failed"):
+            world.apply(world.torch_plan(NEW, cpu))
+        assert not world.packages() and world.unbroken(), trouble
 
 
 def test_a_hash_that_lies(world: World, cpu: str) -> None:
@@ -306,7 +306,7 @@ def wait_until_it_hangs(world: World) -> None:
 def test_killed_at_any_moment_it_goes_on_to_the_same_end(
     tmp_path: Path, index: IndexServer, bare: Bare, small_environment: None
 ) -> None:
-    """Eight moments over the whole run, the last of them in the thick of replacing torch."""
+    """Four moments over the whole run, the last of them in the thick of replacing torch."""
     index.troubles["/cpu/files/"] = Trouble(delay=0.1)
     index.troubles["/simple/files/"] = Trouble(delay=0.1)
     world = make_world(tmp_path / "reference", index, "uv", bare)
@@ -317,7 +317,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_end(
     whole = time.monotonic() - began
     assert status == 0, out
     reference = world.packages()
-    moments = [whole * part / 10 for part in range(2, 10)]
+    moments = [whole * part / 10 for part in (2, 5, 7, 9)]
     for number, moment in enumerate(moments):
         world = make_world(tmp_path / str(number), index, "uv", bare)
         os.environ["UV_CACHE_DIR"] = str(tmp_path / f"uv{number}")

@@ -46,12 +46,9 @@ class Workshop:
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        keep = {k: v for k, v in os.environ.items() if k in ("LANG", "TMPDIR")}
-        # pyenv's stand-ins start bash thirty times for every version that is asked
-        folders = [p for p in os.environ["PATH"].split(os.pathsep) if not p.endswith("/shims")]
+        keep = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "TMPDIR")}
         self.env = {
             **keep,
-            "PATH": os.pathsep.join(folders),
             **GIT,
             "HOME": str(self.folder),
             "NANOCHAT_BASE_DIR": str(self.folder / "base"),
