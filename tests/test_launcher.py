@@ -156,6 +156,7 @@ def machine(tmp_path: Path) -> Machine:
         "HOME": str(home),
         "PIP_NO_INDEX": "1",
         "PIP_RETRIES": "0",
+        "PIP_NO_COMPILE": "1",
         "UV_OFFLINE": "1",
         "UV_CACHE_DIR": str(home / "uv"),
         "UV_PYTHON_DOWNLOADS": "never",

@@ -691,6 +691,10 @@ def test_a_prebuilt_one_that_serves(
 # --- all of it -------------------------------------------------------------------------------
 
 
+HASTY = {"LTO": "off", "CODEGEN_UNITS": "16", "OPT_LEVEL": "0", "DEBUG": "0"}
+"""What is built is not asked how fast it is."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @needs_cargo
@@ -699,6 +703,8 @@ def test_the_crate_itself_through_a_mirror(
     tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name, value in HASTY.items():
+        monkeypatch.setenv(f"CARGO_PROFILE_RELEASE_{name}", value)
     checkout = tmp_path / "checkout"
     shutil.copytree(CRATE, checkout / "rustbpe", ignore=shutil.ignore_patterns("target", "fuzz"))
     python = make_venv(tmp_path / "venv")
