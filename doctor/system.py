@@ -405,7 +405,7 @@ def collect(process: Running, name: str, seconds: float) -> Completed:
             raise
 
 
-def _collect(process: subprocess.Popen[bytes], name: str, seconds: float) -> Completed:
+def _collect(process: Running, name: str, seconds: float) -> Completed:
     assert process.stdout is not None and process.stderr is not None
     end = time.monotonic() + seconds
     chunks: dict[int, list[bytes]] = {process.stdout.fileno(): [], process.stderr.fileno(): []}
