@@ -91,7 +91,9 @@ def make_plan(
         weight_decay=schedule.muon_weight_decay(args.weight_decay, total, tokens, reference_tokens),
         shape=schedule.Shape(
             steps=steps,
-            warmup_steps=args.warmup_steps,
+            warmup_steps=schedule.warmup_steps(steps)
+            if args.warmup_steps == -1
+            else args.warmup_steps,
             warmdown_ratio=args.warmdown_ratio,
             final_fraction=args.final_lr_frac,
         ),

@@ -18,6 +18,14 @@ REFERENCE_BATCH = 2**19
 BATCH_EXPONENT = 0.383
 """The best batch grows with this power of the tokens trained on."""
 
+SMALL_BATCH = 2**18
+"""The smallest batch that the published rules were found for. Below it rates fall with the fourth root of the batch and
+not the square root, which leaves the small batches of laptops and CPUs with rates of a third of what serves them."""
+
+WARMUP_STEPS = 40
+MOST_WARMUP = 0.1
+"""The largest share of a run that its warm-up takes where nobody says: 40 steps of 40 would be all of it."""
+
 REFERENCE_WIDTH = 768
 
 
@@ -31,7 +39,7 @@ class Group:
     width_scaled: bool = False
     """The rate is multiplied by sqrt(768 / width)."""
     most_batch_factor: float = math.inf
-    """The rate is multiplied by sqrt(batch / 2^19), but by no more than this."""
+    """The rate is multiplied by `lr_factor` of the batch, but by no more than this."""
 
     def rate(self, lr: float, *, width: int, batch: int) -> float:
         """A rate `lr`, found at the reference, for a model of this width and a batch of so many tokens."""
@@ -58,7 +66,7 @@ class Shape:
     """The learning rate over a run, relative to its peak: a ramp up, a plateau, a ramp down."""
 
     steps: int
-    warmup_steps: int = 40
+    warmup_steps: int = WARMUP_STEPS
     warmdown_ratio: float = 0.65
     final_fraction: float = 0.05
 
@@ -84,6 +92,11 @@ class Shape:
         return min(rising, 0.97 + (0.90 - 0.97) * progress)
 
 
+def warmup_steps(steps: int) -> int:
+    """The warm-up of a run of so many steps."""
+    return min(WARMUP_STEPS, math.ceil(MOST_WARMUP * steps))
+
+
 def batch_tokens(tokens: float, reference_tokens: float) -> int:
     """The best total batch for a run over `tokens`, a power of 2; `reference_tokens` is the same run at depth 12."""
     return int(
@@ -93,7 +106,8 @@ def batch_tokens(tokens: float, reference_tokens: float) -> int:
 
 def lr_factor(batch: int) -> float:
     """The factor on learning rates for a batch of another size than 2^19 tokens."""
-    return math.sqrt(batch / REFERENCE_BATCH)
+    small = min(1.0, batch / SMALL_BATCH)
+    return math.sqrt(max(batch, SMALL_BATCH) / REFERENCE_BATCH) * small**0.25
 
 
 def muon_weight_decay(decay: float, batch: int, tokens: float, reference_tokens: float) -> float:
@@ -101,7 +115,7 @@ def muon_weight_decay(decay: float, batch: int, tokens: float, reference_tokens:
 
     The rule alone gives 1.9 at depth 4, which no short run survives as meant.
     """
-    return min(1.0, decay * lr_factor(batch) * reference_tokens / tokens)
+    return min(1.0, decay * math.sqrt(batch / REFERENCE_BATCH) * reference_tokens / tokens)
 
 
 def steps_for(

@@ -83,7 +83,12 @@ def parser() -> Parser:
     g.add_argument("--matrix-lr", type=rate, default=schedule.GROUPS["matrices"].lr)
     g.add_argument("--scalar-lr", type=rate, default=schedule.GROUPS["embedding_scale"].lr)
     g.add_argument("--weight-decay", type=rate, default=schedule.GROUPS["matrices"].weight_decay)
-    g.add_argument("--warmup-steps", type=at_least(0), default=40)
+    g.add_argument(
+        "--warmup-steps",
+        type=at_least(-1),
+        default=-1,
+        help="-1: 40, but at most a tenth of the run",
+    )
     g.add_argument("--warmdown-ratio", type=share, default=0.65)
     g.add_argument("--final-lr-frac", type=share, default=0.05)
     g.add_argument(

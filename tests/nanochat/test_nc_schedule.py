@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nanochat import schedule
 from nanochat.errors import WrongUsage
-from nanochat.schedule import Shape
+from nanochat.schedule import GROUPS, Shape, lr_factor, warmup_steps
 
 
 def test_multiplier_of_a_long_run() -> None:
@@ -97,3 +97,25 @@ def test_groups_are_those_of_the_model() -> None:
     assert groups.keys() == schedule.GROUPS.keys()
     grouped = [id(p) for params in groups.values() for p in params]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup"), [(1, 1), (12, 2), (40, 4), (150, 15), (400, 40), (20_000, 40)]
+)
+def test_a_short_run_has_a_short_warmup(steps: int, warmup: int) -> None:
+    assert warmup_steps(steps) == warmup
+
+
+def test_rates_follow_the_batch_smoothly() -> None:
+    """The published square root from 2^18 tokens on, its own root below that."""
+    factors = [lr_factor(2**n) for n in range(10, 22)]
+    ratios = [b / a for a, b in itertools.pairwise(factors)]
+    assert ratios == pytest.approx([2**0.25] * 8 + [2**0.5] * 3)
+    assert lr_factor(2**19) == 1
+
+
+@pytest.mark.parametrize("batch", [2**n for n in range(10, 22)])
+def test_no_rate_of_a_scale_carries_it_far_at_once(batch: int) -> None:
+    """A scale that is subtracted must not cross 1 within the first steps, whatever the batch."""
+    group = GROUPS["smear_backout"]
+    assert group.rate(group.lr, width=128, batch=batch) <= 0.2
