@@ -1,0 +1,181 @@
+"""Which rates, batch and warm-up serve small models best: bits per byte after the tokens of the smoke profile.
+
+    NANOCHAT_BASE_DIR=FOLDER python tests/bench/bench_rates.py [--threads 2] [--seeds 1 2 3] [SETTING ...]
+
+FOLDER holds a tokenizer (`python -m scripts.tok_train --data stdlib --vocab-size 4096`). A SETTING is `name=value,…`,
+of the fields of `Trial`; without any, those of `GRID`. A rate is what `nanochat.schedule` gives, times this.
+
+What came of it is in `RESULTS`: depth 2, width 128, 256 tokens a row, 614,400 tokens, single precision, one seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from nanochat import attention, schedule, sizing
+from nanochat import device as devices
+from nanochat.config import ModelConfig
+from nanochat.dataloader import CUT, TokenLoader
+from nanochat.dataset import resolve
+from nanochat.distributed import World
+from nanochat.evaluation import text_bpb
+from nanochat.model import GPT
+from nanochat.plan import REFERENCE_DEPTH, USUAL_RATIO
+from nanochat.tokenizer import Tokenizer
+from nanochat.training import Trainer, make_optimizer
+
+RESULTS = """
+rates of public nanochat (square root of the batch), 40 steps of warm-up, 4,096 x 150       2.048
+all rates x 3, 10 steps of warm-up, 4,096 x 150                                             1.742
+all rates x 3, 20 steps of warm-up, 1,024 x 600                                             1.712
+"""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run."""
+
+    depth: int = 2
+    head_dim: int = 64
+    length: int = 256
+    tokens: int = 614_400
+    batch: int = 4096
+    rows: int = 4
+    dtype: str = "float32"
+    data: str = "stdlib"
+    packing: str = CUT
+    warmup: int = -1
+    warmdown: float = 0.65
+    final: float = 0.05
+    seed: int = 42
+    lr: float = 1.0
+    """On all rates; those below on one group's alone."""
+    matrices: float = 1.0
+    embedding: float = 1.0
+    value_embeddings: float = 1.0
+    head: float = 1.0
+    scales: float = 1.0
+
+    def rates(self) -> dict[str, float]:
+        """Peak rates by group, at the reference."""
+        return {
+            name: group.lr * self.lr * getattr(self, name, self.scales)
+            for name, group in schedule.GROUPS.items()
+        }
+
+
+GRID = (
+    Trial(),
+    Trial(lr=2),
+    Trial(lr=0.5),
+    Trial(matrices=2),
+    Trial(embedding=2, value_embeddings=2),
+    Trial(head=2),
+    Trial(scales=2),
+    Trial(batch=2048),
+    Trial(batch=1024),
+    Trial(warmdown=0.4),
+)
+
+
+def shape(trial: Trial, vocab_size: int, depth: int) -> ModelConfig:
+    """The model of a trial, or another depth of it."""
+    return ModelConfig.from_depth(
+        depth, vocab_size=vocab_size, sequence_len=trial.length, head_dim=trial.head_dim
+    )
+
+
+def run(trial: Trial) -> tuple[float, float]:
+    """Bits per byte of held-out text after a trial, and the seconds that its steps took."""
+    cpu, tokenizer, world = devices.find("cpu"), Tokenizer.load(), World()
+    data = resolve(trial.data, say=lambda _: None)
+    config = shape(trial, tokenizer.vocab_size, trial.depth)
+    dtype = cpu.dtype(trial.dtype)
+    model = GPT(config)
+    model.use(
+        dtype=dtype,
+        embedding_dtype=cpu.embedding_dtype(dtype),
+        attend=attention.choose(cpu, dtype, config.head_dim)[1],
+        block_bytes=cpu.family.block_bytes,
+        tile_bytes=cpu.family.tile_bytes,
+    )
+    cpu.seed(trial.seed)
+    model.init_weights()
+    scaling = sizing.parameters(config).scaling
+    reference = sizing.parameters(shape(trial, tokenizer.vocab_size, REFERENCE_DEPTH)).scaling
+    decay = schedule.muon_weight_decay(
+        schedule.GROUPS["matrices"].weight_decay,
+        trial.batch,
+        USUAL_RATIO * scaling,
+        USUAL_RATIO * reference,
+    )
+    optimizer = make_optimizer(
+        model, cpu, world, rates=trial.rates(), batch=trial.batch, weight_decay=decay, compiler=None
+    )
+    steps = trial.tokens // trial.batch
+    with TokenLoader(
+        data.train, tokenizer, rows=trial.rows, length=trial.length, packing=trial.packing
+    ) as loader:
+        trainer = Trainer(
+            model=model,
+            optimizer=optimizer,
+            device=cpu,
+            world=world,
+            batches=loader,
+            accumulation=trial.batch // (trial.rows * trial.length),
+            shape=schedule.Shape(
+                steps=steps,
+                warmup_steps=schedule.warmup_steps(steps) if trial.warmup < 0 else trial.warmup,
+                warmdown_ratio=trial.warmdown,
+                final_fraction=trial.final,
+            ),
+        )
+        began = time.perf_counter()
+        for step in range(steps):
+            trainer.step(step)
+        seconds = time.perf_counter() - began
+        trainer.close()
+    bpb = text_bpb(
+        model, tokenizer, [data.validation], device=cpu, world=world, rows=trial.rows, length=trial.length,
+        tokens=65_536,
+    )  # fmt: skip
+    return bpb, seconds
+
+
+def parse(text: str) -> Trial:
+    """`batch=1024,lr=2` -> a trial."""
+    plain = Trial()
+    given = dict(pair.split("=", 1) for pair in text.split(",") if pair)
+    return replace(plain, **{name: type(getattr(plain, name))(v) for name, v in given.items()})
+
+
+def wanted(settings: list[str], seeds: list[int]) -> Iterator[Trial]:
+    """All trials of a call."""
+    for trial in [parse(text) for text in settings] or GRID:
+        for seed in seeds or [trial.seed]:
+            yield replace(trial, seed=seed)
+
+
+def main() -> None:
+    """Run the trials and print one line for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seeds", type=int, nargs="*", default=[])
+    parser.add_argument("settings", nargs="*")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for trial in wanted(args.settings, args.seeds):
+        bpb, seconds = run(trial)
+        told = [f"{k}={v}" for k, v in vars(trial).items() if v != getattr(Trial, k)]
+        print(
+            f"{bpb:.4f}  {seconds:6.1f} s  {', '.join(told) or 'the rules as they are'}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
