@@ -43,6 +43,8 @@ class Hyper:
     initial_lr: float
     betas: tuple[float, float]
     weight_decay: float
+    epsilon: float = ADAM_EPSILON
+    """What AdamW adds to the size of a gradient before it divides by it."""
 
 
 class Optimizer:
@@ -234,7 +236,7 @@ class _Unit:
         number, h = self.optimizer.number, self.hyper
         self.optimizer._adamw(
             param, grad, first, second, step=number(self.optimizer.steps, param), lr=number(h.lr, param),
-            beta1=h.betas[0], beta2=h.betas[1], weight_decay=h.weight_decay,
+            beta1=h.betas[0], beta2=h.betas[1], weight_decay=h.weight_decay, epsilon=h.epsilon,
         )  # fmt: skip
 
 
@@ -411,19 +413,19 @@ def _maybe(
 
 def _fused_adamw(
     param: torch.Tensor, grad: torch.Tensor, first: torch.Tensor, second: torch.Tensor,
-    *, step: Any, lr: Any, beta1: float, beta2: float, weight_decay: float,
+    *, step: Any, lr: Any, beta1: float, beta2: float, weight_decay: float, epsilon: float = ADAM_EPSILON,
 ) -> None:  # fmt: skip
     """One pass over memory, by torch's kernel, which counts the step up itself."""
     before = torch.tensor(float(step) - 1, device=param.device)
     adamw(
         [param], [grad], [first], [second], [], [before], fused=True, amsgrad=False, maximize=False,
-        beta1=beta1, beta2=beta2, lr=float(lr), weight_decay=weight_decay, eps=ADAM_EPSILON,
+        beta1=beta1, beta2=beta2, lr=float(lr), weight_decay=weight_decay, eps=epsilon,
     )  # fmt: skip
 
 
 def plain_adamw(
     param: torch.Tensor, grad: torch.Tensor, first: torch.Tensor, second: torch.Tensor,
-    *, step: Any, lr: Any, beta1: float, beta2: float, weight_decay: float,
+    *, step: Any, lr: Any, beta1: float, beta2: float, weight_decay: float, epsilon: float = ADAM_EPSILON,
 ) -> None:  # fmt: skip
     """AdamW in place (Loshchilov and Hutter, 2019), worked out in single precision whatever the types are."""
     g = grad.float()
@@ -431,7 +433,7 @@ def plain_adamw(
     v = second.float() * beta2 + g * g * (1 - beta2)
     first.copy_(m)
     second.copy_(v)
-    denominator = (v / (1 - beta2**step)).sqrt() + ADAM_EPSILON
+    denominator = (v / (1 - beta2**step)).sqrt() + epsilon
     p = param.float() * (1 - lr * weight_decay)
     param.copy_(p - lr / (1 - beta1**step) * m / denominator)
 

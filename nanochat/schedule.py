@@ -36,6 +36,8 @@ class Group:
     lr: float
     betas: tuple[float, float]
     weight_decay: float = 0.0
+    epsilon: float = 1e-10
+    """Adam makes a full step of any gradient far above this, rounding too."""
     width_scaled: bool = False
     """The rate is multiplied by sqrt(768 / width)."""
     most_batch_factor: float = math.inf
@@ -47,15 +49,19 @@ class Group:
         return lr * width_factor * min(lr_factor(batch), self.most_batch_factor)
 
 
+NOISE = 1e-6
+"""Below the gradients of scales (1e-4 to 0.1 at depth 2 and 4) and above what rounding makes of those that are none: a
+norm takes most scales out again before the first update (4e-11), and at depth 2 the backout's for ever (3e-7)."""
+
 GROUPS: Mapping[str, Group] = {
     "head": Group(lr=0.008, betas=(0.8, 0.96), weight_decay=0.01, width_scaled=True),
     "embedding": Group(lr=0.3, betas=(0.8, 0.995), weight_decay=0.001, width_scaled=True),
     "value_embeddings": Group(lr=0.15, betas=(0.8, 0.995), weight_decay=0.01, width_scaled=True),
-    "residual_scale": Group(lr=0.005, betas=(0.8, 0.95), weight_decay=0.05),
-    "embedding_scale": Group(lr=0.5, betas=(0.96, 0.95)),
+    "residual_scale": Group(lr=0.005, betas=(0.8, 0.95), weight_decay=0.05, epsilon=NOISE),
+    "embedding_scale": Group(lr=0.5, betas=(0.96, 0.95), epsilon=NOISE),
     # Public nanochat keeps these at 0.2 whatever the batch: at 2,048 tokens that is 16 times what all others get, and
     # carries the backout's scale across 1, where the loss jumps.
-    "smear_backout": Group(lr=0.2, betas=(0.8, 0.95), most_batch_factor=1.0),
+    "smear_backout": Group(lr=0.2, betas=(0.8, 0.95), epsilon=NOISE, most_batch_factor=1.0),
     # Muon: the second number is beta2 of its second moment, the first comes from `muon_momentum`.
     "matrices": Group(lr=0.02, betas=(0.95, 0.9), weight_decay=0.28),
 }

@@ -45,7 +45,9 @@ def make_optimizer(
     for name, group in GROUPS.items():
         lr = group.rate(rates.get(name, group.lr), width=model.config.width, batch=batch)
         decay = weight_decay if name == "matrices" else group.weight_decay
-        hyper[name] = Hyper(lr=lr, initial_lr=lr, betas=group.betas, weight_decay=decay)
+        hyper[name] = Hyper(
+            lr=lr, initial_lr=lr, betas=group.betas, weight_decay=decay, epsilon=group.epsilon
+        )
     return Optimizer(
         model.parameter_groups(),
         hyper,

@@ -74,7 +74,7 @@ fn characters() -> Vec<char> {
             .iter()
             .any(|&c| kind(c) != kind(all[i]))
     };
-    (0..all.len()).filter(|&i| i < 0x3100 || i % 97 == 0 || border(i)).map(|i| all[i]).collect()
+    (0..all.len()).filter(|&i| i < 0x530 || i % 199 == 0 || border(i)).map(|i| all[i]).collect()
 }
 
 fn in_every_place(pattern: &str, characters: &[char]) {
