@@ -1,13 +1,20 @@
 //! The splitters written by hand against the regular expressions that they stand for.
 
+use std::sync::OnceLock;
+
 use proptest::prelude::*;
 use rustbpe::{patterns_by_hand, Splitter, GPT2_PATTERN, GPT4_PATTERN, NANOCHAT_PATTERN};
 
 /// Both splitters of each pattern.
-fn pairs() -> Vec<(Splitter, Splitter)> {
-    patterns_by_hand()
-        .map(|pattern| (Splitter::new(pattern).unwrap(), Splitter::with_regex(pattern).unwrap()))
-        .collect()
+fn pairs() -> &'static [(Splitter, Splitter)] {
+    static MADE: OnceLock<Vec<(Splitter, Splitter)>> = OnceLock::new();
+    MADE.get_or_init(|| {
+        patterns_by_hand()
+            .map(|pattern| {
+                (Splitter::new(pattern).unwrap(), Splitter::with_regex(pattern).unwrap())
+            })
+            .collect()
+    })
 }
 
 fn assert_equal(by_hand: &Splitter, regex: &Splitter, text: &str) {
@@ -105,7 +112,7 @@ fn at_the_end_of_a_text(characters: &[char]) {
                 text.clear();
                 text.push_str(before);
                 text.push(c);
-                assert_equal(&by_hand, &regex, &text);
+                assert_equal(by_hand, regex, &text);
             }
         }
     }
@@ -156,7 +163,7 @@ fn every_short_combination_of_classes() {
                     text.push_str(ATOMS[rest % ATOMS.len()]);
                     rest /= ATOMS.len();
                 }
-                assert_equal(&by_hand, &regex, &text);
+                assert_equal(by_hand, regex, &text);
             }
         }
     }
@@ -168,14 +175,14 @@ proptest! {
     #[test]
     fn random_text(text in r"[a-cA-C '’\t\r\n.,;!0-9٠-٣²ſsStTlLvVrReEmMdDéßαж中あ한\u{a0}\u{85}\u{2028}\u{3000}\u{200d}\u{fe0f}\u{301}👩🏽💻]{0,60}") {
         for (by_hand, regex) in pairs() {
-            assert_equal(&by_hand, &regex, &text);
+            assert_equal(by_hand, regex, &text);
         }
     }
 
     #[test]
     fn any_text(text in any::<String>()) {
         for (by_hand, regex) in pairs() {
-            assert_equal(&by_hand, &regex, &text);
+            assert_equal(by_hand, regex, &text);
         }
     }
 }
