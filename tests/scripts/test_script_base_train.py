@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -217,7 +218,9 @@ def test_resumed_on_another_number_of_ranks(
         start_new_session=True,
     )  # fmt: skip
     kill_when(process, lambda: (folder(base, "reranked") / "meta_000006.json").exists())
-    time.sleep(1)
+    # The ranks notice sooner or later that their agent is gone, and the folder is theirs until then.
+    with (folder(base, "reranked") / ".lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
     if not (folder(base, "reranked") / "meta_000012.json").exists():
         done = train(
             base, "reranked", *half, "--device-batch-size=4", "--resume-from-step=6", ranks=3
