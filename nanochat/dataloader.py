@@ -55,37 +55,36 @@ CUT, ALL = "cut", "all"
 
 @dataclass(frozen=True)
 class Supply:
-    """About how many tokens some shards hold, and which share of them each packing uses."""
+    """About how many tokens some shards hold, and which share of them (0 to 1) rows use where rests are cut off."""
 
     tokens: int
-    shares: Mapping[str, float]
+    cut_share: float
 
     def packing(self, wanted: int) -> str:
         """Whole documents only while they last; where they would come again, rather what was left out of them."""
-        return CUT if self.shares[CUT] * self.tokens >= wanted else ALL
+        return CUT if self.cut_share * self.tokens >= wanted else ALL
 
 
 def survey(shards: Sequence[Path], tokenizer: DocumentEncoder, length: int) -> Supply:
     """Reckon the supply from the first and the middle row group of the first and the middle shard.
 
     Raises:
-        NanochatError: a shard is missing or damaged, or there is none.
+        NanochatError: one of these is missing or damaged, or holds no text.
     """
-    groups = [
-        (shard.path, group) for shard in map(inspect, shards) for group in range(shard.groups)
-    ]
-    sample = sorted({0, len(groups) // 2} & set(range(len(groups))))
-    total = used = 0
-    for index in sample:
-        _, offsets = tokenizer.encode_documents(read_group(*groups[index]), 4)
-        lengths = np.diff(offsets)
-        total += int(lengths.sum())
-        used += int(np.minimum(lengths, length + 1).sum())
+    looked_at = [inspect(shards[index]) for index in sorted({0, len(shards) // 2})]
+    lengths = []
+    for shard in looked_at:
+        for group in sorted({0, shard.groups // 2}):
+            _, offsets = tokenizer.encode_documents(read_group(shard.path, group), 4)
+            lengths.append(np.diff(offsets))
+    total = sum(int(group.sum()) for group in lengths)
     if not total:
         raise NanochatError(
             "there is no text to train on; fetch some with python -m nanochat.dataset"
         )
-    return Supply(total * len(groups) // len(sample), {CUT: used / total, ALL: 1.0})
+    used = sum(int(np.minimum(group, length + 1).sum()) for group in lengths)
+    groups = len(shards) * sum(shard.groups for shard in looked_at) / len(looked_at)
+    return Supply(round(groups * total / len(lengths)), used / total)
 
 
 @dataclass(frozen=True)

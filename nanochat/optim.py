@@ -19,8 +19,8 @@ from torch.optim.adamw import adamw
 
 from nanochat.distributed import Wait, World
 from nanochat.errors import NanochatError
+from nanochat.schedule import ADAM_EPSILON
 
-ADAM_EPSILON = 1e-10
 SMALL = 1024
 """Parameters of fewer elements are summed together and updated by every rank; slices would cost more than they save."""
 

@@ -218,7 +218,7 @@ class Run:
         packing = supply.packing(self.plan.tokens)
         self.say(
             f"packing   {packing}: about {supply.tokens / 1e6:,.1f} M tokens of text, of which rows that begin with a "
-            f"document's beginning use {supply.shares[CUT]:.0%} ({CUT}), others all ({ALL}); "
+            f"document's beginning use {supply.cut_share:.0%} ({CUT}), others all ({ALL}); "
             f"{self.plan.tokens / 1e6:,.1f} M are trained on"
         )
         return packing

@@ -28,6 +28,8 @@ MOST_WARMUP = 0.1
 
 REFERENCE_WIDTH = 768
 
+ADAM_EPSILON = 1e-10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
@@ -36,7 +38,7 @@ class Group:
     lr: float
     betas: tuple[float, float]
     weight_decay: float = 0.0
-    epsilon: float = 1e-10
+    epsilon: float = ADAM_EPSILON
     """Adam makes a full step of any gradient far above this, rounding too."""
     width_scaled: bool = False
     """The rate is multiplied by sqrt(768 / width)."""

@@ -34,7 +34,7 @@ PRELOADED = (
     "pyarrow.parquet", "safetensors.torch", "yaml", "rustbpe", "tiktoken",
 )  # fmt: skip
 MOST_DESCRIPTORS = 64
-KILLED = -signal.SIGKILL
+INTERRUPTED = -signal.SIGINT
 
 _SHIM = """#!{python} -IS
 import sys
@@ -188,7 +188,7 @@ def _leave(words: list[str]) -> NoReturn:
             print(end.code, file=sys.stderr)
     except KeyboardInterrupt:
         traceback.print_exc()
-        status = KILLED
+        status = INTERRUPTED
     except BaseException:
         traceback.print_exc()
         status = 1
@@ -198,7 +198,7 @@ def _leave(words: list[str]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    if status == KILLED:
+    if status == INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     os._exit(status & 0xFF)

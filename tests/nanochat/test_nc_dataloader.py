@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("pyarrow")
 
-from nanochat.dataloader import Batch, LoaderState, TokenLoader
+from nanochat.dataloader import ALL, CUT, Batch, LoaderState, TokenLoader, survey
 from nanochat.errors import NanochatError
 from nanochat.shards import write_shard
 
@@ -259,3 +259,25 @@ def assert_same(some: list[Batch], others: list[Batch]) -> None:
 def assert_same_state(one: LoaderState, other: LoaderState) -> None:
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_the_supply_decides_about_rests(shards: list[Path]) -> None:
+    """All shards are of one kind, so that the two looked at tell of the third."""
+    lengths = [len(text.encode()) + 1 for n in range(3) for text in corpus(n, 150)]
+    supply = survey(shards, Bytes(), 64)
+    assert supply.tokens == pytest.approx(sum(lengths), rel=0.3)
+    cut = sum(min(length, 65) for length in lengths) / sum(lengths)
+    assert 0 < supply.cut_share < 1 and supply.cut_share == pytest.approx(cut, rel=0.3)
+    enough = int(supply.cut_share * supply.tokens)
+    assert (supply.packing(enough), supply.packing(enough + 1)) == (CUT, ALL)
+
+
+def test_with_rests_more_rows_and_no_other_packing_afterwards(shards: list[Path]) -> None:
+    cut, whole = (list(loader(shards, epochs=1, packing=packing)) for packing in (CUT, ALL))
+    assert len(whole) > len(cut)
+    assert {row[0] for batch in whole for row in batch.tokens.tolist()} == {BOS}
+    state = whole[1].state()
+    again = list(loader(shards, epochs=1, packing=ALL, state=state))
+    assert [b.tokens.tolist() for b in again] == [b.tokens.tolist() for b in whole[2:]]
+    with pytest.raises(NanochatError, match="continue with --packing all"):
+        loader(shards, packing=CUT, state=state)

@@ -174,10 +174,10 @@ def test_flags_that_cannot_be_meant(base: Path, flag: str) -> None:
     assert not (base / "base_checkpoints" / "flags").exists()
 
 
-def test_text_that_would_not_last_is_used_wholly(base: Path) -> None:
-    done = train(base, "scarce", *USUAL, "--num-iterations=2")
-    assert "packing   cut: about" in done.stdout
-    done = train(base, "scarce2", *USUAL, "--num-iterations=2", "--packing=all")
+def test_the_packing_follows_the_supply_and_is_told(base: Path) -> None:
+    few = train(base, "few", *USUAL, "--num-iterations=1")
+    assert "packing   cut: about" in few.stdout, few.stderr
+    done = train(base, "all", *USUAL, "--num-iterations=1", "--packing=all")
     assert done.returncode == 0, done.stderr
 
 
