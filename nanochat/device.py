@@ -72,6 +72,10 @@ class Family:
     enough not to matter beside the rest of a step."""
     tile_bytes: int
     """How much of a block is turned into gradients at once; on a CPU, what stays in its cache."""
+    compiles: bool = False
+    """Whether torch.compile works there."""
+    compiles_whole: bool = False
+    """Whether it gets the model as a whole and not block by block."""
 
 
 FAMILIES = (
@@ -83,9 +87,23 @@ FAMILIES = (
         block_bytes=512 * MIB,
         tile_bytes=128 * MIB,
     ),
-    Family(kind="cuda", backend="nccl", staging=True, block_bytes=512 * MIB, tile_bytes=128 * MIB),
+    Family(
+        kind="cuda",
+        backend="nccl",
+        staging=True,
+        block_bytes=512 * MIB,
+        tile_bytes=128 * MIB,
+        compiles=True,
+    ),
     Family(kind="mps", backend="gloo", block_bytes=256 * MIB, tile_bytes=64 * MIB),
-    Family(kind="cpu", backend="gloo", block_bytes=64 * MIB, tile_bytes=2 * MIB),
+    Family(
+        kind="cpu",
+        backend="gloo",
+        block_bytes=64 * MIB,
+        tile_bytes=2 * MIB,
+        compiles=True,
+        compiles_whole=True,
+    ),
 )
 """In the order of preference: the first that is there is the one that `auto` means."""
 
@@ -290,20 +308,17 @@ class Device:
             return tensor.pin_memory().to(self.torch_device, non_blocking=True)
         return tensor.to(self.torch_device)
 
-    def compiler(self, wish: str = AUTO) -> Callable[[T], T] | None:
-        """What turns a function into a fast one: torch.compile, or None where nothing is compiled.
+    @property
+    def may_compile(self) -> bool:
+        """Whether compiling is worth a thought where nobody asks for it."""
+        return self.family.compiles and os.environ.get("TORCH_COMPILE_DISABLE") != "1"
 
-        `auto` compiles on CUDA where Triton and a C compiler are found. On a CPU it would take a minute or two, which
-        short runs never earn back, so there it takes `on`. Never on an NPU, whose torch has no Dynamo backend, and
-        never under TORCH_COMPILE_DISABLE=1.
+    def compiler(self) -> Callable[[T], T] | None:
+        """torch.compile, which turns a function into a fast one; None, with a note, where it cannot.
 
-        Raises:
-            WrongUsage: the wish is none of auto, on, off.
+        Never on an NPU, whose torch has no Dynamo backend, and never under TORCH_COMPILE_DISABLE=1.
         """
-        if wish not in (AUTO, "on", "off"):
-            raise WrongUsage(f"--compile takes auto, on or off, not '{wish}'")
-        wanted = wish == "on" or (wish == AUTO and self.kind == "cuda")
-        if not wanted or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+        if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
             return None
         if reason := self._cannot_compile():
             warn_once(f"not compiled, {reason}; training goes on without, slower")

@@ -172,6 +172,8 @@ class GPT(nn.Module):
         self.head_products = HeadProducts
         """What multiplies with the head in training."""
         self.run_block: Callable[..., torch.Tensor] = _run
+        self.run_hidden: Callable[[GPT, torch.Tensor], torch.Tensor] = GPT.hidden
+        """How `hidden` is done in training."""
         self._rotary: tuple[torch.Tensor, torch.Tensor] | None = None
 
     # --- making one -----------------------------------------------------------------------
@@ -265,7 +267,8 @@ class GPT(nn.Module):
         Returns:
             (batch, time, vocab_size) float32 logits, a 0-D loss, or (batch, time) losses.
         """
-        hidden = self.hidden(tokens, cache)
+        training = self.training and cache is None
+        hidden = self.run_hidden(self, tokens) if training else self.hidden(tokens, cache)
         if targets is None:
             return self.logits(hidden)
         how: dict[str, Any] = {

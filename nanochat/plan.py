@@ -154,4 +154,5 @@ def memory_setting(
         recompute=args.recompute,
         fused_norm=device.fused_norm,
         fused_adamw=device.fused_adamw,
+        muon=args.optimizer == "muon",
     )

@@ -248,6 +248,7 @@ def _save(run: Run, step: int) -> None:
                 "steps": run.plan.steps,
                 "progress": run.progress.to_dict(),
                 "loss_scale": run.trainer.loss_scale.to_dict(),
+                "compiled": run.compiling.compiler is not None,
             },
         },
         keep=run.args.keep,

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 
-from nanochat import attention, checkpoint, fp8, sizing
+from nanochat import attention, checkpoint, compiling, fp8, sizing
 from nanochat.checkpoint import Checkpoint, stage_folder, together
+from nanochat.compiling import Compiling
 from nanochat.dataloader import ALL, CUT, TokenLoader, survey
 from nanochat.dataset import resolve
 from nanochat.device import AUTO, Device, dtype_name
@@ -156,13 +157,35 @@ class Run:
             self.say(
                 f"fp8       {fp8.enable(model, self.device)} layers, the head among them if it fits"
             )
-        self.compile = self.device.compiler(self.args.compile)
-        if self.compile is not None:
-            model.run_block = self.compile(model.run_block)
+        self.compiling = self._choose_compiling()
+        self.compiling.apply(model)
         if self.args.recompute:
             model.run_block = functools.partial(_recomputed, model.run_block)
-        self.say(f"attention {kernel}{', compiled' if self.compile else ''}")
+        self.say(f"attention {kernel}{', compiled' if self.compiling.compiler else ''}")
         return model
+
+    def _choose_compiling(self) -> Compiling:
+        """As asked, or as the run did that goes on (compiled code rounds differently), or what the first rank finds."""
+        wish = self.args.compile
+        before = self.resumed.meta["loop"].get("compiled") if self.resumed else None
+        if wish == compiling.AUTO and before is not None and self.device.may_compile:
+            wish = compiling.ON if before else compiling.OFF
+
+        def choose(wish: str) -> Compiling:
+            flops = self.plan.flops_per_token * self.plan.tokens / self.world.size
+            return compiling.choose(
+                wish,
+                self.device,
+                seconds=lambda: compiling.estimate_seconds(self.device, self.dtype, flops),
+                depth=self.plan.config.depth,
+                recompute=self.args.recompute,
+            )
+
+        if wish == compiling.AUTO:
+            wish, why = together(self.world, lambda: choose(wish).outcome)[0]
+            if why:
+                self.say(f"compile   {wish}: {why} (--compile says otherwise)")
+        return choose(wish)
 
     def _make_trainer(self) -> Trainer:
         args, plan = self.args, self.plan
@@ -180,7 +203,7 @@ class Run:
             },
             batch=plan.total_batch,
             weight_decay=plan.weight_decay,
-            compiler=self.compile,
+            compiler=self.compiling.compiler,
             muon=args.optimizer == "muon",
         )
         state = None

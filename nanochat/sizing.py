@@ -159,6 +159,8 @@ class Setting:
     """Whether the attention kernel knows windows; else they are cut out of queries, keys and values."""
     fused_adamw: bool = True
     """Whether AdamW is one kernel."""
+    muon: bool = True
+    """Whether matrices are updated by Muon; else by AdamW as all the rest."""
 
     def __post_init__(self) -> None:
         for name in ("rows", "world", "block_bytes", "tile_bytes", "passes"):
@@ -485,11 +487,11 @@ def _weights(setting: Setting) -> int:
 
 
 def _optimizer_state(setting: Setting) -> int:
-    """One rank's share in bytes: two moments of a number, or for matrices one and a line of second moments."""
+    """One rank's share in bytes: two moments of a number, or under Muon one and a line of second moments."""
     total = 0
     for group, numbers, count, longest in _parameters(setting.config):
         share = _share(setting, group, numbers, count)
-        if group == "matrices":
+        if setting.muon and group == "matrices":
             total += SINGLE * (share + share // numbers * longest)
         else:
             # Small parameters of whatever type are updated in single precision.
@@ -503,7 +505,7 @@ def _update(setting: Setting) -> int:
     table = -(-c.padded_vocab * c.width // setting.world)
     # With several ranks each gradient is divided by their number, into a copy.
     one_at_a_time = [
-        SINGLE * (MUON_COPIES + several) * 4 * c.width**2,
+        SINGLE * (MUON_COPIES * setting.muon + several) * 4 * c.width**2,
         SINGLE * ((0 if setting.fused_adamw else ADAMW_COPIES) + several) * table,
     ]
     if setting.stored_number("embedding") < SINGLE:
@@ -520,7 +522,7 @@ def _update(setting: Setting) -> int:
 
 def _share(setting: Setting, group: str, numbers: int, count: int) -> int:
     """How many numbers of `count` parameters of one shape belong to a rank, with padding."""
-    if group == "matrices":
+    if setting.muon and group == "matrices":
         return -(-count // setting.world) * numbers
     return count * (numbers if numbers < SMALL else -(-numbers // setting.world))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nanochat import device as devices  # first: it sets what torch reads when it is imported
-from nanochat import schedule
+
+from nanochat import compiling, schedule  # isort: skip
 from nanochat.dataloader import ALL, CUT
 from nanochat.distributed import join
 from nanochat.flags import Parser, at_least, folder_name, positive, rate, run, share
@@ -36,7 +37,8 @@ def parser() -> Parser:
     g = p.add_argument_group("device")
     g.add_argument("--device-type", default=devices.AUTO, help=" | ".join(devices.KINDS))
     g.add_argument("--dtype", default=devices.AUTO, help="auto | " + " | ".join(devices.DTYPES))
-    g.add_argument("--compile", default=devices.AUTO, help="auto | on | off")
+    g.add_argument("--compile", default=compiling.AUTO, choices=compiling.WISHES,
+                   help="auto: where it pays; model, blocks: as one or layer by layer")  # fmt: skip
     g.add_argument("--fp8", action="store_true", help="multiply in 8 bits where the device can")
     g.add_argument(
         "--fp8-recipe", choices=("tensorwise",), default="tensorwise", help="one scale a tensor"

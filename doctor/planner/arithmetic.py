@@ -78,10 +78,10 @@ def compile_obstacle(
 ) -> str | None:
     """Why nothing can be compiled here, in half a sentence; None where it can.
 
-    The trainer compiles on CUDA alone: an NPU's torch has no Dynamo, and on a CPU short runs never earn it back.
+    On a CPU the trainer itself weighs up what compiling takes and saves; an NPU's torch has no Dynamo.
     """
     if kind != "cuda":
-        return f"the trainer does not compile on {kind}"
+        return f"the trainer does not compile {'short runs ' if kind == 'cpu' else ''}on {kind}"
     facts, host = context.facts, context.facts.host
     old = [d for d in used if d.cc is None or not at_least(d.cc, LEAST_TRITON)]
     if old:

@@ -1,21 +1,24 @@
 """Pretraining beside a checkout of public nanochat: same text, tokens, tokenizer and shape, in one run.
 
-    python tests/bench/bench_upstream.py --upstream CLONE --python PYTHON --work FOLDER --text NAME=PARQUET,… [SETTING …]
+    bench_upstream.py --upstream CLONE --python PYTHON --work FOLDER --text NAME=PARQUET,… [SETTING …]
 
-PYTHON has what both need: torch, tiktoken, pyarrow, numpy, pyyaml, safetensors, filelock, psutil, requests, wandb and this
-checkout's `rustbpe`. A SETTING is `name=value,…` of the fields of `Setting`. Every setting runs with each seed for each of
-WHO, in turns: both start from the script that their users start, with its defaults but for the setting. Both checkpoints
-are then judged on the very same rows of held-out text in single precision, so that another packing does not count as
-another quality. Finished runs are kept in FOLDER/runs.jsonl and not done again.
+PYTHON has what both need: torch, tiktoken, pyarrow, numpy, pyyaml, safetensors, filelock, psutil, requests, wandb and
+this checkout's `rustbpe`. A SETTING is `name=value,…` of the fields of `Setting`. Every setting runs with each seed for
+each of WHO, in turns: both start from the script that their users start, with its defaults but for the setting. Both
+checkpoints are then judged on the very same rows of held-out text in single precision, so that another packing does not
+count as another quality. Finished runs are kept in FOLDER/runs.jsonl and not done again.
 
-With --jobs 1 speeds count: tokens/s is of the median step, «best» of the tenth-best, which is what a program can do on a
-machine that others use too.
+On a GPU: --gpu --who ours ours-whole upstream --seeds 1 --peak-tflops 989 (an H100's in bf16), half an hour.
+
+With --jobs 1 speeds count: tokens/s is of the median step, «best» of the tenth-best, which is what a program can do on
+a machine that others use too.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import itertools
 import json
 import os
 import re
@@ -53,6 +56,7 @@ class Setting:
     vocab: int = 4096
     text: str = ""
     seed: int = 42
+    device: str = "cpu"
     flags: str = ""
     """More of them for both, separated by blanks."""
 
@@ -135,7 +139,7 @@ def inside_judge(who: str, folder: str, table: str) -> None:
     import numpy as np
     import torch
 
-    meta_path = sorted(Path(folder).glob("meta_*.json"))[-1]
+    meta_path = max(Path(folder).glob("meta_*.json"))
     meta = json.loads(meta_path.read_text())
     weights = meta_path.with_name(meta_path.name.replace("meta", "model").replace("json", "pt"))
     state = {k.removeprefix("_orig_mod."): v.float() for k, v in torch.load(weights).items()}
@@ -179,8 +183,28 @@ WHO = {
     "ours": Who(ours=True),
     "ours-compiled": Who(ours=True, flags=("--compile=on",)),
     "upstream": Who(ours=False),
+    "ours-whole": Who(ours=True, flags=("--compile=model",)),
     "upstream-eager": Who(ours=False, env=(("TORCHDYNAMO_DISABLE", "1"),)),
 }
+
+GPU = [
+    f"device=cuda,depth={depth},head_dim=128,length=2048,rows={rows},batch=524288,steps=12,dtype=bfloat16,vocab=32768,flags={flags}"
+    for depth, rows in ((12, 32), (20, 16))
+    for flags in ("", "--fp8")
+]
+"""What half an hour of one card is enough for, with `--seeds 1 --who ours ours-whole upstream`."""
+
+
+def share_of_peak(setting: Setting, rate: float, peak: float) -> float:
+    """Of a device's FLOP/s, what training at a rate of tokens/s uses."""
+    from nanochat import sizing
+    from nanochat.config import ModelConfig
+
+    config = ModelConfig.from_depth(
+        setting.depth, vocab_size=setting.vocab, sequence_len=setting.length,
+        aspect_ratio=setting.aspect, head_dim=setting.head_dim,
+    )  # fmt: skip
+    return sizing.flops_per_token(config) * rate / peak
 
 
 class Bench:
@@ -247,7 +271,7 @@ class Bench:
         flags = [
             f"--depth={s.depth}", f"--head-dim={s.head_dim}", f"--aspect-ratio={s.aspect}", f"--max-seq-len={s.length}",
             f"--device-batch-size={s.rows}", f"--total-batch-size={s.batch}", f"--num-iterations={s.steps}",
-            f"--model-tag={tag}", "--device-type=cpu", *QUIET, *s.flags.split(), *who.flags,
+            f"--model-tag={tag}", f"--device-type={s.device}", *QUIET, *s.flags.split(), *who.flags,
         ]  # fmt: skip
         if who.ours:
             flags.append(f"--data={self.base(s) / UPSTREAM_SHARDS}")
@@ -268,9 +292,11 @@ class Bench:
             child.returncode = os.waitstatus_to_exitcode(status)
         if status or len(seen) != s.steps:
             sys.exit(f"{' '.join(command)} ended with {status} after {len(seen)}\n{''.join(tail)}")
-        steady = [b - a for a, b in zip(seen, seen[1:], strict=False)][s.steps // 4 :]
+        steady = [b - a for a, b in itertools.pairwise(seen)][s.steps // 4 :]
         folder = self.base(s) / "base_checkpoints" / tag
-        judged = self.inside(where, s, "judge", "ours" if who.ours else "theirs", folder, self.table(s))
+        judged = self.inside(
+            where, s, "judge", "ours" if who.ours else "theirs", folder, self.table(s)
+        )
         shutil.rmtree(folder)
         self.keep({
             "who": name, "setting": asdict(s), "bpb": float(judged),
@@ -285,7 +311,10 @@ class Bench:
             self.done[result["who"], Setting(**result["setting"])] = result
             with self.kept.open("a") as file:
                 file.write(json.dumps(result) + "\n")
-            print(f"{result['who']:14} {told(Setting(**result['setting']))}: {figures([result])}", flush=True)
+            print(
+                f"{result['who']:14} {told(Setting(**result['setting']))}: {figures([result])}",
+                flush=True,
+            )
 
 
 def told(setting: Setting) -> str:
@@ -293,14 +322,19 @@ def told(setting: Setting) -> str:
     return " ".join(f"{k}={v}" for k, v in asdict(setting).items() if v != getattr(Setting, k))
 
 
-def figures(runs: list[dict[str, Any]]) -> str:
+def figures(runs: list[dict[str, Any]], peak: float = 0.0) -> str:
     """The middle of some runs, and how far their bits per byte spread."""
     bpb = [r["bpb"] for r in runs]
-    middle = {k: statistics.median(r[k] for r in runs) for k in ("tok_s", "best_tok_s", "first_s", "last_s")}
+    middle = {
+        k: statistics.median(r[k] for r in runs)
+        for k in ("tok_s", "best_tok_s", "first_s", "last_s")
+    }
     spread = f" ± {statistics.stdev(bpb):.4f}" if len(bpb) > 1 else ""
+    share = share_of_peak(Setting(**runs[0]["setting"]), middle["tok_s"], peak) if peak else 0.0
+    used = f", {share:.1%} of peak" if peak else ""
     return (
-        f"{statistics.fmean(bpb):.4f}{spread} bits per byte, {middle['tok_s']:,.0f} tok/s (best {middle['best_tok_s']:,.0f}), "
-        f"first step {middle['first_s']:.1f} s, last {middle['last_s']:.1f} s"
+        f"{statistics.fmean(bpb):.4f}{spread} bits per byte, {middle['tok_s']:,.0f} tok/s "
+        f"(best {middle['best_tok_s']:,.0f}){used}, first step {middle['first_s']:.1f} s, last {middle['last_s']:.1f} s"
     )
 
 
@@ -312,7 +346,9 @@ def parse(text: str) -> Setting:
 
 def main() -> None:
     """Run what is not there yet, then print a table."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--upstream", required=True)
     p.add_argument("--python", default=sys.executable)
     p.add_argument("--work", required=True)
@@ -321,11 +357,15 @@ def main() -> None:
     p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--jobs", type=int, default=1)
+    p.add_argument("--gpu", action="store_true", help="the settings of GPU")
+    p.add_argument("--peak-tflops", type=float, default=0.0, help="of the device, for its share")
     p.add_argument("settings", nargs="*", default=[""], metavar="SETTING")
     args = p.parse_args()
     args.python = os.path.abspath(args.python)
+    sys.path.insert(0, str(OURS))
     bench = Bench(args)
-    cells = [replace(parse(s), text=text) for s in args.settings for text in bench.texts]
+    settings = GPU if args.gpu else args.settings
+    cells = [replace(parse(s), text=text) for s in settings for text in bench.texts]
     for cell in cells:
         bench.prepare(cell)
     runs = [(who, replace(c, seed=seed)) for c in cells for seed in args.seeds for who in args.who]
@@ -337,7 +377,7 @@ def main() -> None:
         print(told(cell))
         for who in args.who:
             there = [bench.done[who, replace(cell, seed=seed)] for seed in args.seeds]
-            print(f"  {who:14} {figures(there)}")
+            print(f"  {who:14} {figures(there, args.peak_tflops * 1e12)}")
 
 
 if __name__ == "__main__":

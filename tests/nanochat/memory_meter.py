@@ -92,6 +92,7 @@ def make(setting: Setting, world: World | None = None) -> tuple[GPT, Optimizer]:
         model.parameter_groups(),
         hyper,
         world or World(),
+        muon=frozenset({"matrices"}) if setting.muon else frozenset(),
         muon_dtype=torch.bfloat16 if dtype == torch.bfloat16 else torch.float32,
         fused_adamw=setting.fused_adamw,
     )

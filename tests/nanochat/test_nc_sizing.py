@@ -103,16 +103,23 @@ def test_parameters_are_those_of_the_model(config: ModelConfig) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(configs(), st.integers(1, 9))
-def test_optimizer_state_is_that_of_the_optimizer(config: ModelConfig, world: int) -> None:
+@given(configs(), st.integers(1, 9), st.booleans())
+def test_optimizer_state_is_that_of_the_optimizer(
+    config: ModelConfig, world: int, muon: bool
+) -> None:
     """Every rank has the same share, the last one with padding."""
-    setting = Setting(config=config, world=world, dtype="float32", embedding_dtype="bfloat16")
+    setting = Setting(
+        config=config, world=world, dtype="float32", embedding_dtype="bfloat16", muon=muon
+    )
     model = on_meta(config)
     model.embedding.to(torch.bfloat16)
     model.value_embeddings.to(torch.bfloat16)
     hyper: dict[str, Any] = dict.fromkeys(schedule.GROUPS)
     optimizer = real_optim.Optimizer(
-        model.parameter_groups(), hyper, World(rank=world - 1, size=world)
+        model.parameter_groups(),
+        hyper,
+        World(rank=world - 1, size=world),
+        muon=frozenset({"matrices"}) if muon else frozenset(),
     )
     held = sum(
         tensor.numel() * tensor.element_size()
@@ -231,6 +238,7 @@ def close(setting: Setting, measured: Measured, tolerance: float = 0.1) -> None:
         Setting(config=shape(3, vocab_size=8192), passes=2, dtype="float32", block_bytes=2 << 20),
         Setting(config=with_kv_heads(shape(4, 320, aspect_ratio=32), 2), rows=2),
         Setting(config=shape(2), fused_adamw=False),
+        Setting(config=shape(2), muon=False, dtype="float32"),
         Setting(config=shape(2), rows=8, tile_bytes=1 << 16),
         Setting(config=shape(2, vocab_size=16384)),
     ],

@@ -23,6 +23,7 @@ from doctor.planner.sizes import Goal, Place, choose  # noqa: E402
 from doctor.survey import survey  # noqa: E402
 from doctor.system import System  # noqa: E402
 from doctor.tables import Tables  # noqa: E402
+from nanochat import compiling  # noqa: E402
 from nanochat.device import (  # noqa: E402
     DTYPE_VARIABLE,
     DTYPES,
@@ -142,7 +143,10 @@ def test_nothing_contradicts_what_the_trainer_sets(kind: str) -> None:
 
 def test_nothing_is_compiled_where_the_trainer_would_not() -> None:
     for kind in ("npu", "mps", "cpu"):
-        assert device(kind).compiler() is None
+        short = compiling.choose(
+            "auto", device(kind), seconds=lambda: 60.0, depth=4, recompute=False
+        )
+        assert short.compiler is None
         found = arithmetic.compile_obstacle(
             Context(Facts(), TABLES), TorchChoice("2.9.1"), kind, []
         )
