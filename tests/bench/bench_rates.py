@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,6 +57,8 @@ class Trial:
     warmdown: float = 0.65
     final: float = 0.05
     seed: int = 42
+    rates_for: int = 0
+    """Rates as for a batch of so many tokens, with the noise of `batch`; 0: of `batch`, too."""
     lr: float = 1.0
     """On all rates; those below on one group's alone."""
     matrices: float = 1.0
@@ -87,6 +89,17 @@ GRID = (
 )
 
 
+SCALES = (
+    *tuple(
+        Trial(length=64, batch=256, rates_for=2**power, tokens=256 * steps)
+        for steps in (20, 200, 2_000)
+        for power in (10, 14, 18, 21)
+    ),
+    Trial(length=64, batch=256, rates_for=2**18, tokens=256 * 20_000),
+)
+"""Where scales and gates end up, from the smallest batch to the largest and over runs of any length (`--scales`)."""
+
+
 def shape(trial: Trial, vocab_size: int, depth: int) -> ModelConfig:
     """The model of a trial, or another depth of it."""
     return ModelConfig.from_depth(
@@ -94,8 +107,19 @@ def shape(trial: Trial, vocab_size: int, depth: int) -> ModelConfig:
     )
 
 
-def run(trial: Trial) -> tuple[float, float]:
-    """Bits per byte of held-out text after a trial, and the seconds that its steps took."""
+def scales(model: GPT) -> str:
+    """The smallest and the largest of each kind of scale, and the largest weight of a gate."""
+    found = {
+        "residual": model.residual_scale, "embedding": model.embedding_scale, "smear": model.smear_scale,
+        "backout": model.backout_scale, "smear gate": model.smear_gate.weight,
+    }  # fmt: skip
+    gates = [b.attention.value_gate for b in model.blocks if b.attention.value_gate is not None]
+    found["value gates"] = torch.cat([gate.weight.flatten() for gate in gates])
+    return ", ".join(f"{name} {v.min():.2f} to {v.max():.2f}" for name, v in found.items())
+
+
+def run(trial: Trial) -> tuple[float, float, str]:
+    """Bits per byte of held-out text after a trial, the seconds that its steps took, and where its scales are."""
     cpu, tokenizer, world = devices.find("cpu"), Tokenizer.load(), World()
     data = resolve(trial.data, say=lambda _: None)
     config = shape(trial, tokenizer.vocab_size, trial.depth)
@@ -119,8 +143,9 @@ def run(trial: Trial) -> tuple[float, float]:
         USUAL_RATIO * reference,
     )
     optimizer = make_optimizer(
-        model, cpu, world, rates=trial.rates(), batch=trial.batch, weight_decay=decay, compiler=None
-    )
+        model, cpu, world, rates=trial.rates(), batch=trial.rates_for or trial.batch, weight_decay=decay,
+        compiler=None,
+    )  # fmt: skip
     steps = trial.tokens // trial.batch
     with TokenLoader(
         data.train, tokenizer, rows=trial.rows, length=trial.length, packing=trial.packing
@@ -148,7 +173,7 @@ def run(trial: Trial) -> tuple[float, float]:
         model, tokenizer, [data.validation], device=cpu, world=world, rows=trial.rows, length=trial.length,
         tokens=65_536,
     )  # fmt: skip
-    return bpb, seconds
+    return bpb, seconds, scales(model)
 
 
 def parse(text: str) -> Trial:
@@ -158,9 +183,9 @@ def parse(text: str) -> Trial:
     return replace(plain, **{name: type(getattr(plain, name))(v) for name, v in given.items()})
 
 
-def wanted(settings: list[str], seeds: list[int]) -> Iterator[Trial]:
-    """All trials of a call."""
-    for trial in [parse(text) for text in settings] or GRID:
+def wanted(trials: Iterable[Trial], seeds: list[int]) -> Iterator[Trial]:
+    """The trials, with each seed."""
+    for trial in trials:
         for seed in seeds or [trial.seed]:
             yield replace(trial, seed=seed)
 
@@ -170,15 +195,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seeds", type=int, nargs="*", default=[])
+    parser.add_argument("--scales", action="store_true", help="the trials of SCALES")
     parser.add_argument("settings", nargs="*")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    for trial in wanted(args.settings, args.seeds):
-        bpb, seconds = run(trial)
+    given = [parse(text) for text in args.settings]
+    for trial in wanted(given or (SCALES if args.scales else GRID), args.seeds):
+        bpb, seconds, ends = run(trial)
         told = [f"{k}={v}" for k, v in vars(trial).items() if v != getattr(Trial, k)]
         print(
             f"{bpb:.4f}  {seconds:6.1f} s  {', '.join(told) or 'the rules as they are'}", flush=True
         )
+        if args.scales:
+            print(f"    {ends}", flush=True)
 
 
 if __name__ == "__main__":
