@@ -77,7 +77,7 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
 
 
 def test_it_runs_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
-    where = "import doctor, doctor.tables; print(doctor.__file__, doctor.tables.data_folder())"
+    where = "import doctor, doctor.checkout; print(doctor.__file__, doctor.checkout.data_folder())"
     found = subprocess.run(
         [str(installed / "bin/python"), "-c", where], cwd=tmp_path, capture_output=True, text=True,
         check=True, env={"PATH": "/usr/bin:/bin"},

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from doctor import selftest
-from doctor.selftest import Stage
+from doctor.cli import selftest
+from doctor.cli.selftest import Program
 
 
-def python(name: str, code: str) -> Stage:
-    return Stage(name=name, command=(sys.executable, "-c", code))
+def python(name: str, code: str) -> Program:
+    return Program(name=name, command=(sys.executable, "-c", code))
 
 
 def test_all_fine(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -43,9 +43,11 @@ def test_what_failed_is_tried_again_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code = "import sys; raise SystemExit(0 if '--last-failed' in sys.argv else 1)"
-    second = Stage(name="tests", command=(sys.executable, "-c", code), again=("--last-failed",))
+    second = Program(name="tests", command=(sys.executable, "-c", code), again=("--last-failed",))
     assert selftest.run_stages([second], tmp_path) == 0
-    never = Stage(name="tests", command=(sys.executable, "-c", "raise SystemExit(4)"), again=("x",))
+    never = Program(
+        name="tests", command=(sys.executable, "-c", "raise SystemExit(4)"), again=("x",)
+    )
     assert selftest.run_stages([never], tmp_path) == 1
     out = capfd.readouterr().out
     assert "== tests, what failed: " in out
@@ -70,7 +72,7 @@ def test_stages_run_in_the_checkout(tmp_path: Path) -> None:
 def test_a_missing_program(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], *, needs: str | None, status: int
 ) -> None:
-    stage = Stage(name="lint", command=("no-such-program-here", "x"), needs=needs)
+    stage = Program(name="lint", command=("no-such-program-here", "x"), needs=needs)
     assert selftest.run_stages([stage], tmp_path) == status
     out = capfd.readouterr().out
     assert "no-such-program-here" in out

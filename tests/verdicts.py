@@ -11,11 +11,11 @@ from pathlib import Path
 from machines import Machine, build
 
 from doctor.facts import Facts
-from doctor.findings import Finding, examine
-from doctor.findings.finding import SEVERITIES
-from doctor.survey import survey
-from doctor.system import System
-from doctor.tables import Tables
+from doctor.findings.finding import SEVERITIES, Finding
+from doctor.findings.rules.examine import examine
+from doctor.knowledge.tables import Tables
+from doctor.machine.system import System
+from doctor.probe.survey import survey
 
 TABLES = Tables()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from doctor import compat, invocation
 from doctor.facts import Facts
 from doctor.findings.context import Context, joined
-from doctor.tables import Row
-from doctor.versions import parts
+from doctor.knowledge import compat
+from doctor.knowledge.tables import Row
+from doctor.knowledge.versions import parts
+from doctor.text import invocation
 
 TRAINER_FLOOR = "2.6"
 """The oldest torch that the trainer declares to need (pyproject.toml, extra train)."""

@@ -8,13 +8,13 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from doctor import compat
-from doctor.bus import bus_key
-from doctor.card_state import forward_compatible, stopped
 from doctor.facts import Facts, Gpu, Host, Jetson, PciDevice, TorchBuild
 from doctor.findings.finding import Finding, Remedy
-from doctor.tables import Row, Tables
-from doctor.versions import minor, older
+from doctor.knowledge import compat
+from doctor.knowledge.bus import bus_key
+from doctor.knowledge.card_state import forward_compatible, stopped
+from doctor.knowledge.tables import Row, Tables
+from doctor.knowledge.versions import minor, older
 
 NVIDIA_ARCH = {"aarch64": "sbsa", "arm64": "sbsa"}
 """NVIDIA's repositories call ARM servers so."""

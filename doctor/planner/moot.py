@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from doctor.errors import DoctorError
 from doctor.findings.context import joined
-from doctor.plan import Wishes
-from doctor.planner.question import Decision
+from doctor.planner.terms.plan import Wishes
+from doctor.planner.terms.question import Decision
 
 NOUNS = {"cpu": "trains on the CPU", "mps": "drives Apple's GPU", "npu": "drives Ascend NPUs"}
 

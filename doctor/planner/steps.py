@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from doctor.checkout import CHECKOUT
 from doctor.errors import DoctorError
 from doctor.facts import Facts, TorchNpu
-from doctor.findings import torch_pins
-from doctor.plan import Launch, Step
+from doctor.findings.rules.torch import mending
+from doctor.knowledge.tables import Row, Tables
 from doctor.planner import tokenizer
 from doctor.planner.commands import Target, doctor, install, make_environment, module, uninstall
-from doctor.planner.question import Decision
+from doctor.planner.terms.plan import Launch, Step
+from doctor.planner.terms.question import Decision
 from doctor.planner.tokenizer import Way
-from doctor.tables import Row, Tables
-from doctor.toml import tomllib
+from doctor.text.quantities import about, disk
+from doctor.text.toml import tomllib
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
-
-OWN_CHECKOUT = Path(__file__).parents[2]
 
 MB_PER_MINUTE = 750
 """Of a line of 100 Mbit/s, the assumption behind all minutes."""
@@ -81,12 +81,12 @@ def _torch(
         commands = (
             *([uninstall(target, "torch")] if in_the_way else []),
             install(target, needs),
-            module(target, "doctor.builder.local_tree", torch.path or ""),
+            module(target, "doctor.environment.local_tree", torch.path or ""),
         )
         yield Step("torch", f"Use the PyTorch tree at {torch.path}", commands, 20, 60, 0.2)
         return
     if decision.route == "source-build":
-        from doctor.builder.torch_source.planning import build_tools
+        from doctor.planner.build.planning import build_tools
 
         assert decision.build is not None
         tools = install(target, build_tools(facts.python, tables))
@@ -143,9 +143,9 @@ def _wrong_packages(facts: Facts, tables: Tables, target: Target) -> Iterator[St
     found = facts.torch
     if found is None or found.installed is None:
         return
-    out, wanted = torch_pins.intruders(found), torch_pins.unmet(found)
-    once_more = torch_pins.again(found.shared_files)
-    index = torch_pins.index(found, tables)
+    out, wanted = mending.intruders(found), mending.unmet(found)
+    once_more = mending.again(found.shared_files)
+    index = mending.index(found, tables)
     commands = [uninstall(target, *out)] if out else []
     commands += [install(target, wanted, index=index)] if wanted else []
     if once_more:
@@ -196,7 +196,7 @@ def _trainer(tables: Tables, target: Target) -> Step:
     )
 
 
-def trainer_requirements(checkout: Path = OWN_CHECKOUT) -> tuple[str, ...]:
+def trainer_requirements(checkout: Path = CHECKOUT) -> tuple[str, ...]:
     """The requirements of this distribution's extra `train`, without torch, which the plan chooses.
 
     A checkout's own pyproject.toml counts more than the metadata of the day on which it was installed.
@@ -262,3 +262,11 @@ def _hub(launch: Launch) -> Mapping[str, str]:
 def _sized(name: str, title: str, commands: tuple[str, ...], network_mb: int, disk_mb: int) -> Step:
     minutes = network_mb / MB_PER_MINUTE + disk_mb / 10000
     return Step(name, title, commands, network_mb, disk_mb, round(minutes, 1))
+
+
+def cost(steps: Sequence[Step]) -> str:
+    """What steps cost together: `3.2 GB to download, 6.1 GB of disk, about 5 minutes`."""
+    network, taken = (sum(getattr(s, n) for s in steps) for n in ("network_mb", "disk_mb"))
+    parts = [f"{disk(network)} to download"] if network else ["nothing to download"]
+    parts += [f"{disk(taken)} of disk"] if taken else []
+    return ", ".join([*parts, about(sum(step.minutes for step in steps) * 60)])

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from doctor.facts import Facts, Rust
 from doctor.findings.context import Context, joined
 from doctor.findings.finding import ERROR, Finding
-from doctor.plan import Step
+from doctor.knowledge.supply import Supply
+from doctor.knowledge.tables import Tables
+from doctor.knowledge.versions import older
 from doctor.planner.commands import Target, doctor
-from doctor.supply import Supply
-from doctor.tables import Tables
-from doctor.versions import older
+from doctor.planner.terms.plan import Step
 
 CRATE = "rustbpe"
 CODE = "rustbpe.unobtainable"

@@ -8,23 +8,22 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
-from doctor.background import Background
-from doctor.credentials import PRIVATE, is_public
 from doctor.errors import Unknown
 from doctor.facts import Endpoint, Network
-from doctor.probe.host import pip_index, uv_index
-from doctor.pyenv import PythonEnvironment
-from doctor.system import System
-from doctor.tables import Tables
+from doctor.knowledge.tables import Tables
+from doctor.machine.background import Background
+from doctor.machine.pyenv import PythonEnvironment
+from doctor.machine.system import System
+from doctor.probe.host.host import pip_index, uv_index
+from doctor.text.built_in_index import DEFAULT_URL
+from doctor.text.credentials import PRIVATE, is_public
 
 SECONDS = 5.0
 """Who answers later is of no use; who answers within it is slow at worst."""
 
-DEFAULT_URL = re.compile(r"""^PyPI = PackageIndex\(\s*["'](https?://[^"']+)["']""", re.MULTILINE)
-
 
 @dataclass(frozen=True)
-class Question:
+class Address:
     """An address to ask, under a name for people."""
 
     name: str
@@ -43,13 +42,13 @@ def probe(system: System, tables: Tables, env: PythonEnvironment | None) -> Netw
     questions = [
         *python_index(system, env),
         *(
-            Question(row["name"], row["kind"], row["url"] + row.get("probe", ""))
+            Address(row["name"], row["kind"], row["url"] + row.get("probe", ""))
             for row in tables.rows("mirrors", "endpoint")
         ),
     ]
     hub = system.env.get("HF_ENDPOINT")
     if hub:
-        questions.insert(1, Question("HF_ENDPOINT", "hub", hub))
+        questions.insert(1, Address("HF_ENDPOINT", "hub", hub))
     calls = [Background(partial(ask, question), question.name) for question in questions]
     end = time.monotonic() + SECONDS + 0.5
     return Network(
@@ -60,14 +59,14 @@ def probe(system: System, tables: Tables, env: PythonEnvironment | None) -> Netw
     )
 
 
-def _answer(question: Question, call: Background[Endpoint], seconds: float) -> Endpoint:
+def _answer(question: Address, call: Background[Endpoint], seconds: float) -> Endpoint:
     try:
         return call.result(seconds)
     except Unknown:
         return _endpoint(question, f"no answer within {SECONDS:.0f} s", None)
 
 
-def _endpoint(question: Question, trouble: str | None, latency: float | None) -> Endpoint:
+def _endpoint(question: Address, trouble: str | None, latency: float | None) -> Endpoint:
     return Endpoint(
         name=question.name,
         kind=question.kind,
@@ -78,7 +77,7 @@ def _endpoint(question: Question, trouble: str | None, latency: float | None) ->
     )
 
 
-def python_index(system: System, env: PythonEnvironment | None) -> list[Question]:
+def python_index(system: System, env: PythonEnvironment | None) -> list[Address]:
     """The index that uv or pip is set to, else the one that the installed pip has built in."""
     for ask, tool in ((uv_index, "uv"), (pip_index, "pip")):
         try:
@@ -86,7 +85,7 @@ def python_index(system: System, env: PythonEnvironment | None) -> list[Question
         except Unknown:
             continue
         if url:
-            return [Question(f"{tool}'s index", "python", f"{url.rstrip('/')}/pip/")]
+            return [Address(f"{tool}'s index", "python", f"{url.rstrip('/')}/pip/")]
     pip = env.find_module("pip") if env else None
     if pip is None:
         return []
@@ -94,10 +93,10 @@ def python_index(system: System, env: PythonEnvironment | None) -> list[Question
     if match is None:
         return []
     url = f"{match.group(1).rstrip('/')}/simple/pip/"
-    return [Question("the default Python index", "python", url)]
+    return [Address("the default Python index", "python", url)]
 
 
-def _host(question: Question) -> str:
+def _host(question: Address) -> str:
     """Host of a question; that of pip's own default is left to pip."""
     if question.name.startswith("the default"):
         return ""
@@ -109,7 +108,7 @@ def _host(question: Question) -> str:
         return ""
 
 
-def ask(question: Question) -> Endpoint:
+def ask(question: Address) -> Endpoint:
     """Ask one address and say how it went, in words that name the layer at fault."""
     import requests
 

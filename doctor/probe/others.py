@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from doctor.errors import Unknown
 from doctor.facts import OtherAccelerator
-from doctor.probe import pci
-from doctor.system import System
-from doctor.tables import Tables
+from doctor.knowledge.tables import Tables
+from doctor.machine.system import System
+from doctor.probe.host import pci
 
 DISPLAY, PROCESSING = "0x03", "0x12"
 """Beginnings of PCI classes: display controllers, processing accelerators."""

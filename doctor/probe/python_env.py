@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from doctor import payload
-from doctor.bounded import parse_json
-from doctor.elf import Elf, ElfError
+from doctor.checkout import payload
 from doctor.errors import Unknown
 from doctor.facts import Python
-from doctor.look import MIB, Look, find_version, key_values
-from doctor.pyenv import PythonEnvironment
-from doctor.system import System
+from doctor.machine.elf import Elf, ElfError
+from doctor.machine.look import MIB, Look, find_version, key_values
+from doctor.machine.pyenv import PythonEnvironment
+from doctor.machine.system import System
+from doctor.text.bounded import parse_json
 
 VENV_DEPTH = 8
 """Up to Python 3.10 a venv made by a venv's Python names that one, not the base, as its home."""
@@ -44,7 +44,7 @@ SHARED_STDLIB = ("this", "antigravity", "__future__", "__main__", "test", "idlel
 
 
 @dataclass(frozen=True)
-class Place:
+class Interpreter:
     """An interpreter's layout: its program, its prefix, `lib/pythonX.Y`, and why it was chosen."""
 
     executable: str | None
@@ -58,7 +58,7 @@ class Place:
         return self.lib.rsplit("/python", 1)[-1]
 
 
-def choose(system: System, wanted: str | None = None) -> Place:
+def choose(system: System, wanted: str | None = None) -> Interpreter:
     """Choose the interpreter to examine.
 
     `wanted`, an active environment, or the one that runs us; below a root, by the folder rule.
@@ -84,7 +84,7 @@ def _in_prefix(system: System, variable: str) -> str | None:
     return path if variable in system.env and system.is_file(path) else None
 
 
-def _layout(system: System, path: str, reason: str) -> Place:
+def _layout(system: System, path: str, reason: str) -> Interpreter:
     """Layout around an interpreter's path; a venv's link to its base is not followed."""
     path = os.path.abspath(path)
     prefix = os.path.dirname(os.path.dirname(path))
@@ -94,17 +94,17 @@ def _layout(system: System, path: str, reason: str) -> Place:
         if len(libs) == 1:
             if path != sys.executable:
                 system.start(_question(path))
-            return Place(path, prefix, f"{prefix}/lib/{libs[0]}", reason)
+            return Interpreter(path, prefix, f"{prefix}/lib/{libs[0]}", reason)
     identity = _identity(system, path)
     if not _venv_config(system, prefix):
         prefix = str(identity["base_prefix"])
     minor = ".".join(str(identity["version"]).split(".")[:2])
     if identity["free_threaded"]:
         minor += "t"
-    return Place(path, prefix, f"{prefix}/lib/python{minor}", reason)
+    return Interpreter(path, prefix, f"{prefix}/lib/python{minor}", reason)
 
 
-def _choose_below_root(system: System) -> Place:
+def _choose_below_root(system: System) -> Interpreter:
     places = [
         _place_below_root(system, prefix, name)
         for prefix in ROOT_PREFIXES
@@ -120,7 +120,7 @@ def _choose_below_root(system: System) -> Place:
     return places[0][0]
 
 
-def _place_below_root(system: System, prefix: str, name: str) -> tuple[Place, str]:
+def _place_below_root(system: System, prefix: str, name: str) -> tuple[Interpreter, str]:
     """The interpreter of a lib/python3.* folder, and that folder.
 
     Debian's Python of /usr has packages of its own in /usr/local/lib, where no interpreter is.
@@ -129,7 +129,9 @@ def _place_below_root(system: System, prefix: str, name: str) -> tuple[Place, st
     own = any(system.exists(f"{prefix}/bin/{n}") for n in (name, "python3", "python"))
     if prefix == "/usr/local" and not own and system.is_dir(f"/usr/lib/{name}"):
         prefix = "/usr"
-    place = Place(f"{prefix}/bin/python3", prefix, f"{prefix}/lib/{name}", "the first below --root")
+    place = Interpreter(
+        f"{prefix}/bin/python3", prefix, f"{prefix}/lib/{name}", "the first below --root"
+    )
     return place, lib
 
 
@@ -143,7 +145,7 @@ def _venv_config(system: System, prefix: str) -> dict[str, str]:
 
 
 def _question(path: str) -> list[str]:
-    return [path, "-I", "-S", "-B", str(payload.path("identify"))]
+    return [path, "-I", "-S", "-B", str(payload("identify"))]
 
 
 def _identity(system: System, path: str) -> Mapping[str, Any]:
@@ -153,7 +155,7 @@ def _identity(system: System, path: str) -> Mapping[str, Any]:
         Unknown: it hangs, fails, or is no Python.
     """
     if path == sys.executable:
-        from doctor.payload.identify import identify
+        from doctor.probe.payload.identify import identify
 
         return identify()
     try:
@@ -182,7 +184,7 @@ def _base_prefix(system: System, prefix: str) -> str:
     return prefix
 
 
-def environment(system: System, place: Place) -> PythonEnvironment:
+def environment(system: System, place: Interpreter) -> PythonEnvironment:
     """Import path and distributions of an interpreter."""
     config = _venv_config(system, place.prefix)
     base = _base_prefix(system, place.prefix)
@@ -205,7 +207,7 @@ def environment(system: System, place: Place) -> PythonEnvironment:
     return PythonEnvironment(system, place.minor.rstrip("t"), stdlib, sites)
 
 
-def probe(system: System, place: Place, env: PythonEnvironment) -> Python:
+def probe(system: System, place: Interpreter, env: PythonEnvironment) -> Python:
     """Describe the interpreter."""
     look = Look()
     config = _venv_config(system, place.prefix)
@@ -245,7 +247,7 @@ def _has_ensurepip(system: System, base_lib: str) -> bool | None:
     return False if system.is_file(f"{base_lib}/os.py") else None
 
 
-def _version_from_files(system: System, place: Place, config: Mapping[str, str]) -> str:
+def _version_from_files(system: System, place: Interpreter, config: Mapping[str, str]) -> str:
     for key in ("version", "version_info"):
         if re.match(r"\d+\.\d+", config.get(key, "")):
             return ".".join(config[key].split(".")[:3])
@@ -258,7 +260,7 @@ def _version_from_files(system: System, place: Place, config: Mapping[str, str])
     return place.minor.rstrip("t")
 
 
-def _bits_from_files(system: System, place: Place, base_lib: str) -> int:
+def _bits_from_files(system: System, place: Interpreter, base_lib: str) -> int:
     """32 or 64, from the ELF class of the interpreter or of an extension module."""
     extensions = [
         path
@@ -277,7 +279,9 @@ def _bits_from_files(system: System, place: Place, base_lib: str) -> int:
     raise Unknown("the interpreter is no ELF file and was not run")
 
 
-def _headers(system: System, place: Place, base_lib: str, live: Mapping[str, Any]) -> str | None:
+def _headers(
+    system: System, place: Interpreter, base_lib: str, live: Mapping[str, Any]
+) -> str | None:
     """Folder that holds Python.h."""
     minor = place.minor
     base = base_lib.rsplit("/lib/", 1)[0]

@@ -5,18 +5,17 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-from doctor import crate_cache, own_folder
-from doctor.credentials import learn_indexes, shown_index
+from doctor.checkout import CHECKOUT
 from doctor.errors import Unknown
 from doctor.facts import Rust
-from doctor.look import Look
-from doctor.probe.identity import elf_machine, program_version, uname
-from doctor.pyenv import Module, PythonEnvironment, python_tags
-from doctor.system import System
+from doctor.machine import crate_cache, own_folder
+from doctor.machine.look import Look
+from doctor.machine.pyenv import Module, PythonEnvironment, python_tags
+from doctor.machine.system import System
+from doctor.probe.host.identity import elf_machine, program_version, uname
+from doctor.text.credentials import learn_indexes, shown_index
 
-CHECKOUT = Path(__file__).parents[2]
 CRATE = CHECKOUT / "rustbpe"
 TOOLCHAIN_FILES = ("rust-toolchain.toml", "rust-toolchain")
 REPLACED = re.compile(r"\[source\.['\"]?crates-io['\"]?\][^\[]*?replace-with\s*=\s*['\"]([^'\"]+)")

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from doctor.errors import Unknown
 from doctor.facts import Shards, Storage
-from doctor.look import MIB, Look
-from doctor.reader import FileReader
-from doctor.system import System
+from doctor.machine.look import MIB, Look
+from doctor.machine.reader import FileReader
+from doctor.machine.system import System
 
 SHARD_FOLDERS = ("base_data", "base_data_climbmix", "base_data_fineweb_edu", "base_data_stdlib")
 TOKENIZER_FILES = ("tokenizer.bpe", "tokenizer.pkl", "tokenizer.json")

@@ -22,13 +22,13 @@ sys.path[:0] = [str(REPO), str(REPO / "tests"), str(REPO / "tests" / "doctor")]
 
 from torch_source.standins import Shape, make_tree, toolbox  # noqa: E402
 
-from doctor.builder.torch_source.builder import Builder  # noqa: E402
-from doctor.builder.torch_source.events import Reporter  # noqa: E402
-from doctor.builder.torch_source.fingerprint import Fingerprint  # noqa: E402
-from doctor.builder.torch_source.jobs import Jobs  # noqa: E402
-from doctor.builder.torch_source.tree import read_tree  # noqa: E402
-from doctor.builder.torch_source.weights import Weights  # noqa: E402
-from doctor.tables import Tables  # noqa: E402
+from doctor.compile.ninja.weights import Weights  # noqa: E402
+from doctor.compile.source.fingerprint import Fingerprint  # noqa: E402
+from doctor.compile.source.read_tree import read_tree  # noqa: E402
+from doctor.compile.torch.builder import Builder  # noqa: E402
+from doctor.knowledge.tables import Tables  # noqa: E402
+from doctor.planner.build.jobs import Jobs  # noqa: E402
+from doctor.work.events import Reporter  # noqa: E402
 
 
 def main(objects: int = 400, rounds: int = 3) -> None:

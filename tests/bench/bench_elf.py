@@ -20,14 +20,14 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 
-from doctor import fatbin
-from doctor.elf import Dynamic, Elf
+from doctor.machine import fatbin
+from doctor.machine.elf import Dynamic, Elf
 
 T = TypeVar("T")
 
 
 def ours(path: Path) -> Dynamic:
-    """Read with doctor.elf."""
+    """Read with doctor.machine.elf."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         return Elf(view).dynamic()
 

@@ -16,18 +16,7 @@ from hypothesis import strategies as st
 
 from doctor import facts as module
 from doctor.errors import DoctorError
-from doctor.facts import (
-    AREAS,
-    SCHEMA,
-    Endpoint,
-    Facts,
-    Gpu,
-    Host,
-    Nvidia,
-    Tool,
-    from_json,
-    to_json,
-)
+from doctor.facts import AREAS, SCHEMA, Endpoint, Facts, Gpu, Host, Nvidia, Tool, from_json, to_json
 
 words = st.text(max_size=8)
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {

@@ -10,11 +10,11 @@ from cases import CASES, Case
 from verdicts import TABLES, check_shapes, look
 
 from doctor.facts import Facts
-from doctor.findings import ERROR, INFO, WARNING, Finding
 from doctor.findings.context import Context
-from doctor.plan import Wishes
-from doctor.planner.question import Question
-from doctor.planner.routes import decide
+from doctor.findings.finding import ERROR, INFO, WARNING, Finding
+from doctor.planner.routes.order import decide
+from doctor.planner.terms.plan import Wishes
+from doctor.planner.terms.question import Question
 
 
 def judge(case: Case, findings: list[Finding]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pynvml
 
-from doctor.probe.nvidia_smi import parse_mig_list
+from doctor.probe.nvidia.nvidia_smi import parse_mig_list
 from machines.describe import Nvidia
 from machines.gpus import DRIVER_CUDA, smi_row
 

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from doctor.builder import command_line, integrity, journal, pins
-from doctor.builder.apply import Result, apply
-from doctor.builder.place import Target, target
-from doctor.builder.programs import with_own_path
-from doctor.builder.undo import undo
-from doctor.plan import Plan, Step, TorchChoice
+from doctor.environment import command_line, integrity, pins
+from doctor.environment.place import Place, target
+from doctor.install import journal
+from doctor.install.apply import Result, apply
+from doctor.install.undo import undo
 from doctor.planner import commands
+from doctor.planner.terms.plan import Plan, Step, TorchChoice
+from doctor.work.programs import with_own_path
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -101,7 +102,7 @@ class World:
         return find_uv() if self.tool == "uv" else None
 
     @property
-    def target(self) -> Target:
+    def target(self) -> Place:
         return target(self.python, self.checkout)
 
     # --- what there is

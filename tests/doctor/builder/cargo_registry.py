@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from doctor.builder.files import parse_toml
+from doctor.work.files import parse_toml
 
 CRATE = Path(__file__).resolve().parents[3] / "rustbpe"
 HOME = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")

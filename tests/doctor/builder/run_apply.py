@@ -6,9 +6,9 @@ import pickle
 import sys
 from pathlib import Path
 
-from doctor.builder.apply import apply
-from doctor.builder.undo import undo
 from doctor.errors import DoctorError
+from doctor.install.apply import apply
+from doctor.install.undo import undo
 
 
 def say(line: str) -> None:

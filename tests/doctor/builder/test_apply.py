@@ -29,10 +29,10 @@ from apply_world import (
 )
 from index_server import IndexServer, Trouble, Wheel, make_wheel
 
-from doctor.builder import effects, snapshot
 from doctor.errors import DoctorError
-from doctor.plan import Step, TorchChoice
-from doctor.toml import tomllib
+from doctor.install import effects, snapshot
+from doctor.planner.terms.plan import Step, TorchChoice
+from doctor.text.toml import tomllib
 
 pytest_plugins = ("apply_fixtures",)
 

@@ -17,17 +17,19 @@ from pathlib import Path
 
 import pytest
 
-from doctor.builder import changes, command_line, files, integrity, proven
-from doctor.builder.causes import cause
-from doctor.builder.changes import Change
-from doctor.builder.journal import BEGIN, BROKEN, DONE, REPAIRED, Journal
-from doctor.builder.lock import exclusive
-from doctor.builder.place import target
-from doctor.builder.programs import LETTERS, Ended, Log
+from doctor.environment import command_line, integrity
+from doctor.environment.place import target
 from doctor.errors import DoctorError, WrongUsage
+from doctor.install import changes, proven
+from doctor.install.causes import cause
+from doctor.install.changes import Change
+from doctor.install.journal import BEGIN, BROKEN, DONE, REPAIRED, Journal
 from doctor.planner import commands
 from doctor.planner.steps import trainer_requirements
-from doctor.toml import tomllib
+from doctor.text.toml import tomllib
+from doctor.work import files
+from doctor.work.lock import exclusive
+from doctor.work.programs import LETTERS, Ended, Log
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -97,7 +99,7 @@ def test_what_was_not_ended_is_unfinished(
 def test_the_lock_of_a_dead_holder_is_free(tmp_path: Path) -> None:
     path = tmp_path / "x" / "lock"
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom doctor.builder.lock import exclusive\n"
+        "import os, sys\nfrom pathlib import Path\nfrom doctor.work.lock import exclusive\n"
         "with exclusive(Path(sys.argv[1]), wait=False, say=print): os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[3])
@@ -314,7 +316,7 @@ def test_a_private_index_and_escapes_stay_out_of_the_log(tmp_path: Path) -> None
 LOGGED = """
 import os, sys
 from pathlib import Path
-from doctor.builder.programs import Log
+from doctor.work.programs import Log
 log = Log(Path(sys.argv[1]))
 print(log.run([sys.executable, "-c", sys.argv[2]], cwd=Path.cwd(), env=os.environ).text)
 """

@@ -13,21 +13,23 @@ from typing import Any
 import pytest
 from hostile import KINDS, PLACES, read_or_told, same
 
-from doctor.builder import files, integrity, ledger, pins, proven, requirements, snapshot
-from doctor.builder.journal import BEGIN, Journal
-from doctor.builder.place import Target, target
-from doctor.builder.programs import LETTERS, Log, ask
-from doctor.builder.torch_source import ninja
-from doctor.builder.torch_source.fingerprint import Fingerprint, read_state
-from doctor.builder.torch_source.product import cached
-from doctor.builder.torch_source.run import run
-from doctor.builder.torch_source.tree import read_tree
-from doctor.builder.torch_source.weights import Weights
+from doctor.compile.ninja import ninja
+from doctor.compile.ninja.weights import Weights
+from doctor.compile.source.fingerprint import Fingerprint, read_state
+from doctor.compile.source.read_tree import read_tree
+from doctor.compile.torch.product import cached
+from doctor.environment import integrity, pins, requirements
+from doctor.environment.place import Place, target
 from doctor.errors import DoctorError, Unknown
-from doctor.probe import torch_pins
-from doctor.pyenv import normalised
-from doctor.system import System
-from doctor.tables import Tables
+from doctor.install import ledger, proven, snapshot
+from doctor.install.journal import BEGIN, Journal
+from doctor.knowledge.tables import Tables
+from doctor.machine.pyenv import normalised
+from doctor.machine.system import System
+from doctor.probe.torch import packages
+from doctor.work import files
+from doctor.work.programs import LETTERS, Log, ask
+from doctor.work.run import run
 
 REPO = Path(__file__).parents[3]
 Reader = Callable[[Path], object]
@@ -108,7 +110,7 @@ def test_any_value_in_a_snapshot(tmp_path: Path, key: str, odd: Any) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Target:
+def place(tmp_path: Path) -> Place:
     """An environment that has torch and two others, all of it files."""
     minor = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     site = tmp_path / "venv" / "lib" / minor / "site-packages"
@@ -151,21 +153,21 @@ def _package(site: Path, name: str, version: str, needs: list[str]) -> Path:
     return info
 
 
-def test_what_torch_asks_for_through_extras_is_pinned(place: Target) -> None:
+def test_what_torch_asks_for_through_extras_is_pinned(place: Place) -> None:
     assert pins.wanted(place) == {
         "torch": "2.10.0", "triton": "1.0", "cuda-toolkit": "13.0.2", "nvidia-cublas": "1.0",
         "nvidia-cuda-runtime": "1.0",
     }  # fmt: skip
 
 
-def test_extras_in_a_circle_end(place: Target) -> None:
+def test_extras_in_a_circle_end(place: Place) -> None:
     text = "Requires-Dist: cuda-toolkit[cublas]==13.0.2; extra == 'cublas'\n"
     (place.site / "cuda_toolkit-13.0.2.dist-info" / "METADATA").write_text(text)
     assert set(pins.wanted(place)) == {"torch", "triton", "cuda-toolkit"}
     assert "cuda-toolkit" in ledger.needed(place, ["torch"])
 
 
-def look(place: Target) -> None:
+def look(place: Place) -> None:
     """All that apply and check read of an environment."""
     env = place.environment()
     integrity.damaged(place.site)
@@ -175,16 +177,14 @@ def look(place: Target) -> None:
     pins.wanted(place)
     ledger.needed(place, ["torch"])
     with contextlib.suppress(Unknown):
-        torch_pins.read(System(), env, "x86_64")
+        packages.read(System(), env, "x86_64")
     snapshot.take(place, "plan")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["METADATA", "RECORD", "INSTALLER", "direct_url.json"])
 @pytest.mark.parametrize("package", ["torch-2.10.0", "cuda_toolkit-13.0.2"])
-def test_metadata_that_no_installer_wrote(
-    place: Target, package: str, name: str, kind: str
-) -> None:
+def test_metadata_that_no_installer_wrote(place: Place, package: str, name: str, kind: str) -> None:
     path = place.site / f"{package}.dist-info" / name
     path.unlink(missing_ok=True)
     KINDS[kind](path)
@@ -193,7 +193,7 @@ def test_metadata_that_no_installer_wrote(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_packages_of_the_older_kind(place: Target, kind: str) -> None:
+def test_packages_of_the_older_kind(place: Place, kind: str) -> None:
     info = place.site / "old.egg-info"
     info.mkdir()
     KINDS[kind](info / "top_level.txt")
@@ -220,7 +220,7 @@ REQUIREMENTS = {
 
 
 @pytest.mark.parametrize("name", REQUIREMENTS)
-def test_requirements_that_no_package_has(place: Target, name: str) -> None:
+def test_requirements_that_no_package_has(place: Place, name: str) -> None:
     path = place.site / "torch-2.10.0.dist-info" / "METADATA"
     path.write_text(f"Requires-Dist: {REQUIREMENTS[name]}\nRequires-Dist: numpy==1.0\n")
     look(place)
@@ -239,7 +239,7 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_records_that_no_installer_writes(place: Target, name: str) -> None:
+def test_records_that_no_installer_writes(place: Place, name: str) -> None:
     for package in ("triton-1.0", "torch-2.10.0"):
         (place.site / f"{package}.dist-info" / "RECORD").write_text(RECORDS[name])
     look(place)
@@ -262,7 +262,7 @@ VERSIONS = [
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("package", ["torch", "triton", "numpy"])
-def test_folders_with_odd_versions(place: Target, package: str, version: str) -> None:
+def test_folders_with_odd_versions(place: Place, package: str, version: str) -> None:
     (found,) = place.site.glob(f"{package}-*.dist-info")
     found.rename(place.site / f"{package}-{version}.dist-info")
     look(place)
@@ -271,7 +271,7 @@ def test_folders_with_odd_versions(place: Target, package: str, version: str) ->
         assert normalised(name) == name
 
 
-def test_nothing_behind_a_link_is_removed_or_moved(place: Target, tmp_path: Path) -> None:
+def test_nothing_behind_a_link_is_removed_or_moved(place: Place, tmp_path: Path) -> None:
     outside = tmp_path / "data"
     outside.mkdir()
     (outside / "work").write_text("mine")
@@ -363,7 +363,7 @@ def test_an_answer_that_is_none(said: str) -> None:
     assert len(str(told.value)) < 5000
 
 
-def test_the_limits_are_wide_enough(place: Target) -> None:
+def test_the_limits_are_wide_enough(place: Place) -> None:
     text = "".join(
         f"torch/include/header_{number}.h,sha256={'x' * 43},1234\n" for number in range(50_000)
     )

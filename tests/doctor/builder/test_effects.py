@@ -14,16 +14,16 @@ from apply_world import NEW, REPO, World, torch_wheel
 from elf_files import build_library, needs_gcc
 from index_server import make_wheel
 
-from doctor.builder import effects
-from doctor.builder.effects import Question
-from doctor.builder.place import target
-from doctor.plan import Launch, Plan, Step, TorchChoice
+from doctor.environment.place import target
+from doctor.install import effects
+from doctor.install.effects import Effect
+from doctor.planner.terms.plan import Launch, Plan, Step, TorchChoice
 
 pytest_plugins = ("apply_fixtures",)
 
 
 def missing(world: World, plan: Plan, step: str) -> str | None:
-    return effects.missing(Question(plan, Step(step, "…", ()), world.target))
+    return effects.missing(Effect(plan, Step(step, "…", ()), world.target))
 
 
 def test_torch_npu_goes_by_its_base_version_and_what_it_imports(uv_world: World) -> None:
@@ -75,7 +75,7 @@ def test_what_a_build_needs_is_named_by_its_command(uv_world: World, installer: 
     python = world.target.python
     words = f"{world.uv} pip" if installer == "uv" else f"{python} -m pip"
     command = f"{words} install --python {python} 'cmake>=3.27' ninja"
-    question = Question(world.plan(), Step("build-tools", "…", (command,)), world.target)
+    question = Effect(world.plan(), Step("build-tools", "…", (command,)), world.target)
     assert effects.missing(question) == "cmake is not installed; ninja is not installed"
     world.put("ninja")
     world.put("cmake")
@@ -118,7 +118,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, 
         launch = Launch.__new__(Launch)  # two of its fields are all that matters here
         vars(launch).update(data=data, shards=shards)
         plan = Plan("keep", "a test", (), None, None, (), launch, (), place.python)
-        return effects.missing(Question(plan, Step(step, "…", ()), place))
+        return effects.missing(Effect(plan, Step(step, "…", ()), place))
 
     return missing
 

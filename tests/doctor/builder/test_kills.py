@@ -12,9 +12,11 @@ import pytest
 from apply_world import NEW, NEWEST, OLD, Bare, World, make_world, torch_wheel
 from index_server import IndexServer, make_wheel
 
-from doctor.builder import files, integrity, journal, snapshot
-from doctor.builder.programs import Log
-from doctor.plan import Plan
+from doctor.environment import integrity
+from doctor.install import journal, snapshot
+from doctor.planner.terms.plan import Plan
+from doctor.work import files
+from doctor.work.programs import Log
 
 pytest_plugins = ("apply_fixtures",)
 

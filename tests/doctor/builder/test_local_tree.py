@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from doctor.builder.local_tree import link
+from doctor.environment.local_tree import link
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -35,7 +35,7 @@ def run(python: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def linked(python: Path, package: Path) -> subprocess.CompletedProcess[str]:
-    return run(python, "-m", "doctor.builder.local_tree", str(package))
+    return run(python, "-m", "doctor.environment.local_tree", str(package))
 
 
 def test_the_tree_is_imported_and_pip_knows_it(python: Path, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 from apply_world import NEW, NEWEST, World, find_uv
 from index_server import make_wheel
 
-from doctor.builder import pins
-from doctor.builder.place import Target
-from doctor.probe.torch_install import replaced
-from doctor.system import System
-from doctor.toml import tomllib
+from doctor.environment import pins
+from doctor.environment.place import Place
+from doctor.machine.system import System
+from doctor.probe.torch.installed import replaced
+from doctor.text.toml import tomllib
 
 pytest_plugins = ("apply_fixtures",)
 
@@ -173,18 +173,18 @@ BYTES = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Target:
+def place(tmp_path: Path) -> Place:
     """An environment that nothing is installed into."""
     checkout = tmp_path / "check\nout 'ü\" \udcff"
     prefix = checkout / ".venv"
     prefix.mkdir(parents=True)
     (checkout / "pyproject.toml").write_text("[project]\nname = 'x'\n")
-    return Target(str(prefix / "bin" / "python"), prefix, prefix / "nanochat-doctor", checkout)
+    return Place(str(prefix / "bin" / "python"), prefix, prefix / "nanochat-doctor", checkout)
 
 
 @pytest.mark.parametrize("name", BYTES)
 @pytest.mark.parametrize("file", [".venv/pip.conf", "uv.toml"])
-def test_every_byte_of_a_user_comes_back(place: Target, file: str, name: str) -> None:
+def test_every_byte_of_a_user_comes_back(place: Place, file: str, name: str) -> None:
     path = place.checkout / file
     path.write_bytes(BYTES[name])
     path.chmod(0o640)
@@ -196,7 +196,7 @@ def test_every_byte_of_a_user_comes_back(place: Target, file: str, name: str) ->
     assert not [p for p in place.prefix.iterdir() if p.name.startswith(".")]
 
 
-def test_what_the_user_writes_beside_a_pin_stays(place: Target) -> None:
+def test_what_the_user_writes_beside_a_pin_stays(place: Place) -> None:
     path = place.prefix / "pip.conf"
     pins.hold(place, {"torch": NEW})
     path.write_bytes(b"[global]\r\ntimeout = 7\r\n" + path.read_bytes() + b"no-deps = true")
@@ -205,7 +205,7 @@ def test_what_the_user_writes_beside_a_pin_stays(place: Target) -> None:
     assert path.read_bytes() == b"[global]\r\ntimeout = 7\r\nno-deps = true"
 
 
-def test_what_we_made_goes(place: Target) -> None:
+def test_what_we_made_goes(place: Place) -> None:
     before = set(place.checkout.rglob("*"))
     assert pins.hold(place, {"torch": NEW}) == []
     assert (place.checkout / "uv.toml").exists() and (place.prefix / "pip.conf").exists()
@@ -215,7 +215,7 @@ def test_what_we_made_goes(place: Target) -> None:
 
 
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
-def test_a_file_that_serves_others_is_not_touched(place: Target, link: str) -> None:
+def test_a_file_that_serves_others_is_not_touched(place: Place, link: str) -> None:
     shared = place.checkout / "shared.conf"
     shared.write_bytes(b"[global]\ntimeout = 7\n")
     path = place.prefix / "pip.conf"
@@ -227,7 +227,7 @@ def test_a_file_that_serves_others_is_not_touched(place: Target, link: str) -> N
     assert shared.read_bytes() == b"[global]\ntimeout = 7\n"
 
 
-def test_a_pipe_in_place_of_settings_is_not_waited_for(place: Target) -> None:
+def test_a_pipe_in_place_of_settings_is_not_waited_for(place: Place) -> None:
     os.mkfifo(place.prefix / "pip.conf")
     (note,) = pins.hold(place, {"torch": NEW})
     assert "is no plain file" in note

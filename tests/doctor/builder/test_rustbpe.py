@@ -22,21 +22,24 @@ import psutil
 import pytest
 from cargo_registry import CRATE, Registry, locked
 
-from doctor.builder import cargo, crates, rustbpe, rustup
-from doctor.builder.cargo import Toolchain
-from doctor.builder.installer import Installer
-from doctor.builder.private_rust import PrivateRust
-from doctor.builder.programs import Ended, Log
-from doctor.builder.rustbpe_crate import read_crate
-from doctor.builder.rustbpe_installed import inspect, out_of_date, unusable
-from doctor.builder.rustbpe_wheel import diagnosis, first_error
+from doctor.checkout import data_folder
+from doctor.compile.rustbpe import build as rustbpe
+from doctor.compile.rustbpe import cargo, rustup
+from doctor.compile.rustbpe import registry as crates
+from doctor.compile.rustbpe.cargo import Toolchain
+from doctor.compile.rustbpe.crate import read_crate
+from doctor.compile.rustbpe.installed import inspect, out_of_date, unusable
+from doctor.compile.rustbpe.private_rust import PrivateRust
+from doctor.compile.rustbpe.wheel import diagnosis, first_error
+from doctor.environment.installer import Installer
 from doctor.errors import DoctorError, WrongUsage
 from doctor.facts import Facts, Host
 from doctor.facts import Python as PythonFacts
 from doctor.findings.context import Context
-from doctor.survey import survey
-from doctor.system import System
-from doctor.tables import Tables, data_folder
+from doctor.knowledge.tables import Tables
+from doctor.machine.system import System
+from doctor.probe.survey import survey
+from doctor.work.programs import Ended, Log
 
 DEAD = "http://127.0.0.1:9"
 needs_cargo = pytest.mark.skipif(shutil.which("cargo") is None, reason="no cargo on the PATH")
@@ -468,8 +471,8 @@ def test_a_signal_ends_cargo_and_all_it_started(tmp_path: Path, number: signal.S
         "std::thread::sleep(std::time::Duration::from_secs(100)); }",
     )
     code = (
-        "import sys; from pathlib import Path; from doctor.builder.rustbpe import build\n"
-        "from doctor.system import System; from doctor.tables import Tables\n"
+        "import sys; from pathlib import Path; from doctor.compile.rustbpe.build import build\n"
+        "from doctor.machine.system import System; from doctor.knowledge.tables import Tables\n"
         f"build(checkout=Path({str(checkout)!r}), python={make_venv(tmp_path / 'venv')!r}, system=System(),"
         " tables=Tables(), say=print)"
     )
@@ -560,7 +563,7 @@ def test_a_module_that_ends_the_interpreter(tmp_path: Path) -> None:
 
 def test_the_check_asks_for_what_is_there() -> None:
     """Every name that the check wants stands in the crate's stub file."""
-    from doctor.payload import rustbpe_check as check
+    from doctor.probe.payload import rustbpe_check as check
 
     stub = (CRATE / "rustbpe.pyi").read_text(encoding="utf-8")
     for name in (*check.MODULE_NAMES, *check.TOKENIZER_NAMES):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from apply_world import World, torch_wheel
 from index_server import make_wheel
 
-from doctor.builder import effects
-from doctor.builder.effects import Question
-from doctor.plan import Step, TorchChoice
+from doctor.install import effects
+from doctor.install.effects import Effect
 from doctor.planner.commands import Target, install, uninstall
+from doctor.planner.terms.plan import Step, TorchChoice
 
 pytest_plugins = ("apply_fixtures",)
 
@@ -32,9 +32,9 @@ def test_what_another_cuda_wrote_over_comes_back(world: World) -> None:
     commands = (uninstall(target, "nvidia-nccl-cu12"), again)
     step = Step("torch-packages", "Bring back", commands, 1, 1)
     plan = world.plan(step, torch=TorchChoice("2.14.0"), route="keep")
-    assert "nvidia-nccl-cu12 2.27.3" in str(effects.missing(Question(plan, step, world.target)))
+    assert "nvidia-nccl-cu12 2.27.3" in str(effects.missing(Effect(plan, step, world.target)))
     world.apply(plan)
-    assert effects.missing(Question(plan, step, world.target)) is None
+    assert effects.missing(Effect(plan, step, world.target)) is None
     assert "CUDA 13" in lib.read_text() and "nvidia-nccl-cu12" not in world.packages()
     assert world.unbroken()
 
@@ -48,7 +48,7 @@ def test_another_version_than_torch_asks_for(uv_world: World) -> None:
     world.put("nvidia-nccl-cu13==2.21.5")
     step = Step("torch-packages", "Bring back", (world.install("nvidia-nccl-cu13==2.27.5"),), 1, 1)
     plan = world.plan(step, torch=TorchChoice("2.14.0"), route="keep")
-    assert "torch asks for ==2.27.5" in str(effects.missing(Question(plan, step, world.target)))
+    assert "torch asks for ==2.27.5" in str(effects.missing(Effect(plan, step, world.target)))
     world.apply(plan)
     assert world.packages()["nvidia-nccl-cu13"] == "2.27.5"
-    assert effects.missing(Question(plan, step, world.target)) is None
+    assert effects.missing(Effect(plan, step, world.target)) is None

@@ -10,10 +10,10 @@ import pytest
 from apply_world import NEW, OLD, REPO, World, ended, kill, torch_wheel, wait_for
 from index_server import Trouble, make_wheel
 
-from doctor.builder import snapshot
-from doctor.builder.snapshot import Package
 from doctor.errors import DoctorError
-from doctor.plan import Step
+from doctor.install import snapshot
+from doctor.install.snapshot import Package
+from doctor.planner.terms.plan import Step
 
 pytest_plugins = ("apply_fixtures",)
 
@@ -164,7 +164,7 @@ def test_a_tree_that_was_linked_is_linked_again(
     (package / "__init__.py").write_text("from torch.version import __version__\n")
     (package / "_C.cpython-311-x86_64-linux-gnu.so").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(REPO))  # the checkout of the test has no doctor
-    link = world.ask("-m", "doctor.builder.local_tree", str(package))
+    link = world.ask("-m", "doctor.environment.local_tree", str(package))
     assert link.returncode == 0, link.stderr
     world.apply(world.torch_plan(NEW, f"{world.index.url}/cpu"))
     assert world.version() == NEW

@@ -10,14 +10,14 @@ import pytest
 from facts_of_machines import HOST, PYTHON, with_card
 from verdicts import SLIP, TABLES, check_shapes
 
-from doctor.drivers import refusals, serving
 from doctor.facts import Facts, Nvidia, PciDevice
-from doctor.findings import examine
 from doctor.findings.context import Context
-from doctor.findings.driver_install import Advice, advice
+from doctor.findings.rules.examine import examine
+from doctor.findings.rules.nvidia.driver_install import DriverAdvice, advice
+from doctor.knowledge.drivers import refusals, serving
 
 
-def advised(distro: str, *capabilities: str, like: str = "", arch: str = "x86_64") -> Advice:
+def advised(distro: str, *capabilities: str, like: str = "", arch: str = "x86_64") -> DriverAdvice:
     name, _, version = distro.partition(":")
     host = replace(
         HOST,
@@ -177,7 +177,7 @@ def test_every_chip_of_the_bus_gets_advice(device: dict[str, str]) -> None:
 def test_windows_and_hosts_of_containers_have_the_driver() -> None:
     facts = with_card("8.6", None)
     in_wsl = replace(facts, host=replace(HOST, wsl=True))
-    assert advice(Context(in_wsl, TABLES)) == Advice(
+    assert advice(Context(in_wsl, TABLES)) == DriverAdvice(
         "Install or update the NVIDIA driver in Windows, and none in here."
     )
     boxed = advice(Context(replace(facts, host=replace(HOST, container="docker")), TABLES))

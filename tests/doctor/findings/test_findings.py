@@ -15,13 +15,14 @@ from conftest import Doctor
 from machines import DISTROS, Machine, build, nvidia
 from verdicts import TABLES, check_shape, check_shapes, look
 
-import doctor.findings as package
+import doctor.findings.rules.examine as package
 from doctor.errors import DoctorError
 from doctor.facts import Facts, Host, Nvidia, PciDevice, from_json, to_json
-from doctor.findings import ERROR, INFO, RULES, WARNING, Finding, examine
 from doctor.findings.context import Context, joined
+from doctor.findings.finding import ERROR, INFO, WARNING, Finding
+from doctor.findings.rules.examine import RULES, examine
 
-SOURCES = sorted(Path(package.__file__).parent.glob("*.py"))
+SOURCES = sorted(Path(package.__file__).parents[1].rglob("*.py"))
 BAD = Machine(
     memory=2,
     python="3.9.2",

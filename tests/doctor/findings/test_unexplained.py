@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from verdicts import TABLES
 
 from doctor.facts import Ascend, Cann, Facts, Gpu, GpuProcess, Host, Npu, Nvidia, PciDevice, Python
-from doctor.plan import Wishes
-from doctor.planner.question import Question
-from doctor.planner.routes import decide
-from doctor.probe.nvidia_visible import visible_devices
+from doctor.planner.routes.order import decide
+from doctor.planner.terms.plan import Wishes
+from doctor.planner.terms.question import Question
+from doctor.probe.nvidia.visibility import visible_devices
 
 ON_BUS = {"0x2684": "8.9", "0x2330": "9.0", "0x1b80": "6.1", "0x2b85": "12.0", "0x9999": None}
 NAMES = {"8.9": "NVIDIA GeForce RTX 4090", "9.0": "NVIDIA H100", "6.1": "NVIDIA GeForce GTX 1080"}

@@ -32,13 +32,13 @@ from doctor.facts import (
 )
 from doctor.facts import Torch as TorchFacts
 from doctor.findings.context import Context
-from doctor.plan import STAGES, Launch, TorchChoice, Wishes
-from doctor.planner.devices import MIB, budget, devices, family
-from doctor.planner.launch import settle, shards
-from doctor.survey import survey
-from doctor.system import System
-from doctor.tables import Tables
-from doctor.toml import tomllib
+from doctor.knowledge.tables import Tables
+from doctor.machine.system import System
+from doctor.planner.launch.devices import MIB, budget, devices, family
+from doctor.planner.launch.settle import settle, shards
+from doctor.planner.terms.plan import STAGES, Launch, TorchChoice, Wishes
+from doctor.probe.survey import survey
+from doctor.text.toml import tomllib
 
 TABLES = Tables()
 WHEEL = TorchChoice("2.9.1", requirement="torch==2.9.1", libuv=True)

@@ -13,16 +13,16 @@ torch = pytest.importorskip("torch")
 
 from doctor.facts import Facts, Gpu, Host, Nvidia, Python, Tool  # noqa: E402
 from doctor.findings.context import Context  # noqa: E402
-from doctor.plan import TorchChoice, Wishes  # noqa: E402
-from doctor.planner import arithmetic  # noqa: E402
-from doctor.planner.arithmetic import Machine  # noqa: E402
-from doctor.planner.devices import Accelerator, budget, devices, family  # noqa: E402
-from doctor.planner.environment import environment  # noqa: E402
-from doctor.planner.launch import settle  # noqa: E402
-from doctor.planner.sizes import Goal, Place, choose  # noqa: E402
-from doctor.survey import survey  # noqa: E402
-from doctor.system import System  # noqa: E402
-from doctor.tables import Tables  # noqa: E402
+from doctor.knowledge.tables import Tables  # noqa: E402
+from doctor.machine.system import System  # noqa: E402
+from doctor.planner.launch import arithmetic  # noqa: E402
+from doctor.planner.launch.arithmetic import Machine  # noqa: E402
+from doctor.planner.launch.devices import Accelerator, budget, devices, family  # noqa: E402
+from doctor.planner.launch.environment import environment  # noqa: E402
+from doctor.planner.launch.settle import settle  # noqa: E402
+from doctor.planner.launch.sizes import Devices, Goal, choose  # noqa: E402
+from doctor.planner.terms.plan import TorchChoice, Wishes  # noqa: E402
+from doctor.probe.survey import survey  # noqa: E402
 from nanochat import compiling  # noqa: E402
 from nanochat.device import (  # noqa: E402
     DTYPE_VARIABLE,
@@ -232,7 +232,7 @@ def test_memory_is_reckoned_with_the_trainer_s_settings(kind: str, number: str) 
         head_dim=64,
         vocab_size=4096,
     )
-    place = Place(device="a device", dtype=number, ranks=2, memory=1 << 36, rate=None,
+    place = Devices(device="a device", dtype=number, ranks=2, memory=1 << 36, rate=None,
                   family=family(TABLES, kind), auto=auto)  # fmt: skip
     ours = choose(goal, place).setting
     args = parser().parse_args(["--depth=4"])

@@ -8,9 +8,10 @@ import pytest
 from verdicts import TABLES, check_shape
 
 from doctor.facts import Facts, Host, Python, Torch, TorchBuild
-from doctor.findings import examine
-from doctor.plan import Wishes
-from doctor.planner import Target, plan
+from doctor.findings.rules.examine import examine
+from doctor.planner.commands import Target
+from doctor.planner.decide import plan
+from doctor.planner.terms.plan import Wishes
 
 INTEL = Facts(
     host=Host(os="Darwin", arch="x86_64", cpu_model="Intel(R) Core(TM) i7-9750H", cores=6, memory_total=16384),

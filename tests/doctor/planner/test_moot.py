@@ -6,9 +6,9 @@ import pytest
 from machines.describe import Machine, nvidia
 
 from doctor.errors import DoctorError
-from doctor.plan import TorchChoice, Wishes
 from doctor.planner.moot import notes
-from doctor.planner.question import Decision
+from doctor.planner.terms.plan import TorchChoice, Wishes
+from doctor.planner.terms.question import Decision
 from planner.test_routes import planned
 
 

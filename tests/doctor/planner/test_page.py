@@ -13,10 +13,12 @@ from cases.describe import atlas, cann85, pc
 from machines import Machine
 from verdicts import TABLES, look
 
-from doctor.paper import Paper, columns
-from doctor.plan import Plan, Wishes
-from doctor.planner import Target, plan
-from doctor.planner.page import SCREEN, _page, cost, page, print_plan
+from doctor.cli.pages.plan import SCREEN, _page, page, print_plan
+from doctor.planner.commands import Target
+from doctor.planner.decide import plan
+from doctor.planner.steps import cost
+from doctor.planner.terms.plan import Plan, Wishes
+from doctor.text.paper import Paper, columns
 
 MACHINES = {
     "wrong wheel": pc("RTX 5090", torch="cu124"),

@@ -13,13 +13,14 @@ from cases.describe import atlas, pc
 from machines import Machine
 from verdicts import SLIP, TABLES, look
 
+from doctor.cli.pages.plan import page
 from doctor.errors import DoctorError, WrongUsage
 from doctor.facts import Facts
-from doctor.offers import Offer, Offers
-from doctor.plan import ROUTES, Plan, Step, Wishes
-from doctor.planner import Target, open_errors, plan
-from doctor.planner.page import page
-from doctor.planner.routes import ORDER
+from doctor.knowledge.offers import Offer, Offers
+from doctor.planner.commands import Target
+from doctor.planner.decide import open_errors, plan
+from doctor.planner.routes.order import ORDER
+from doctor.planner.terms.plan import ROUTES, Plan, Step, Wishes
 
 TARGET = Target(".venv/bin/python", uv=True)
 

@@ -8,11 +8,11 @@ import pytest
 
 from doctor.facts import Facts, Host, Rust
 from doctor.findings.context import Context
+from doctor.knowledge.supply import Supply
+from doctor.knowledge.tables import Tables
 from doctor.planner import tokenizer
 from doctor.planner.commands import Target
 from doctor.planner.tokenizer import Way, choose
-from doctor.supply import Supply
-from doctor.tables import Tables
 
 TABLES = Tables()
 NOTHING = Supply(False, False, False, False)

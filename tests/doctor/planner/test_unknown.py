@@ -9,12 +9,14 @@ import pytest
 from facts_of_machines import CPU_TORCH, CUDA_TORCH, HOST, PC, PYTHON, with_card
 from verdicts import TABLES
 
-import doctor.findings as package
+import doctor.findings.rules.examine as package
 from doctor.facts import Ascend, Facts, Nvidia, Torch
-from doctor.findings import ERROR, Finding, examine
 from doctor.findings.context import Context
-from doctor.plan import Plan, Wishes
-from doctor.planner import Target, plan
+from doctor.findings.finding import ERROR, Finding
+from doctor.findings.rules.examine import examine
+from doctor.planner.commands import Target
+from doctor.planner.decide import plan
+from doctor.planner.terms.plan import Plan, Wishes
 
 TARGET = Target(".venv/bin/python", uv=True)
 

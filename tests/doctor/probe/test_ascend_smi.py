@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doctor.facts import PciDevice
-from doctor.look import bracketed, key_values
-from doctor.probe import ascend_smi
-from doctor.probe.ascend import visible_devices
-from doctor.probe.ascend_smi import parse_info
-from doctor.system import System
-from doctor.tables import Tables
+from doctor.knowledge.tables import Tables
+from doctor.machine.look import bracketed, key_values
+from doctor.machine.system import System
+from doctor.probe.ascend import npu_smi
+from doctor.probe.ascend.npu_smi import parse_info
+from doctor.probe.ascend.npus import visible_devices
 
 A2 = """\
 +------------------------------------------------------------------------------------------------+
@@ -191,7 +191,7 @@ def smi(root: Path, info: str, board: str = "", status: int = 0) -> System:
 
 
 def test_series_by_name(tmp_path: Path) -> None:
-    answer = ascend_smi.ask(smi(tmp_path, A2), Tables(), ())
+    answer = npu_smi.ask(smi(tmp_path, A2), Tables(), ())
     assert [(n.series, n.bf16) for n in answer.npus] == [("910B", True), ("910B", True)]
 
 
@@ -203,16 +203,16 @@ def test_series_by_the_bus_where_the_name_tells_nothing(tmp_path: Path) -> None:
         PciDevice(address=f"0000:{p}:00.0", vendor_id="0x19e5", device_id=row["pci"])
         for p in places
     ]
-    answer = ascend_smi.ask(smi(tmp_path, A3), tables, on_bus)
+    answer = npu_smi.ask(smi(tmp_path, A3), tables, on_bus)
     assert [n.series for n in answer.npus] == ["910C"] * 4
 
 
 def test_series_by_the_board_page_else_unknown(tmp_path: Path) -> None:
     board = "\tNPU ID                         : 0\n\tNPU Name                       : {}\n"
     known = smi(tmp_path / "a", A3, board.format("910_9362"))
-    assert {n.series for n in ascend_smi.ask(known, Tables(), ()).npus} == {"910C"}
+    assert {n.series for n in npu_smi.ask(known, Tables(), ()).npus} == {"910C"}
     other = smi(tmp_path / "b", A3, board.format("999X"))
-    (reason,) = {n.unknown["series"] for n in ascend_smi.ask(other, Tables(), ()).npus}
+    (reason,) = {n.unknown["series"] for n in npu_smi.ask(other, Tables(), ()).npus}
     assert "Ascend910" in reason
 
 
@@ -226,14 +226,14 @@ def test_series_by_the_board_page_else_unknown(tmp_path: Path) -> None:
     ],
 )
 def test_what_it_said_instead(tmp_path: Path, text: str, status: int, error: str) -> None:
-    answer = ascend_smi.ask(smi(tmp_path, text + "\n", status=status), Tables(), ())
+    answer = npu_smi.ask(smi(tmp_path, text + "\n", status=status), Tables(), ())
     assert answer.npus == ()
     assert answer.error is not None and error in answer.error and len(answer.error) <= 300
 
 
 def test_no_npu_smi(tmp_path: Path) -> None:
     assert (
-        ascend_smi.ask(System(tmp_path, execute=True), Tables(), ()).error
+        npu_smi.ask(System(tmp_path, execute=True), Tables(), ()).error
         == "npu-smi is not installed"
     )
 

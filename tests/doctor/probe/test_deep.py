@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from doctor.checkout import payload
 from doctor.errors import Unknown
 from doctor.facts import Deep, DeepCheck, Facts, Python, Torch, TorchBuild
-from doctor.findings import examine
-from doctor.probe import deep
-from doctor.system import Completed, System
-from doctor.tables import Tables
+from doctor.findings.rules.examine import examine
+from doctor.knowledge.tables import Tables
+from doctor.machine.system import Completed, System
+from doctor.probe.torch import deep
 
 MakeTorch = Callable[[str], str]
 
@@ -229,7 +230,7 @@ def test_how_it_ended(status: int, err: str, said: str) -> None:
 
 def test_the_script_needs_nothing_of_ours() -> None:
     """It runs in an interpreter that has no nanochat-doctor: isolated, without site-packages."""
-    script = Path(deep.__file__).parent.parent / "payload" / "deep_check.py"
+    script = payload("deep_check")
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(script), "kernels"], capture_output=True, text=True
     )

@@ -11,11 +11,17 @@ from hypothesis import strategies as st
 
 from doctor.errors import Unknown
 from doctor.facts import Host
-from doctor.linker import Linker
-from doctor.look import find_version, number, without_credentials
-from doctor.probe import host
-from doctor.probe.host import parse_cpuinfo, parse_meminfo, parse_shm_mount, pip_index, uv_index
-from doctor.system import System
+from doctor.machine.linker import Linker
+from doctor.machine.look import find_version, number, without_credentials
+from doctor.machine.system import System
+from doctor.probe.host import host
+from doctor.probe.host.host import (
+    parse_cpuinfo,
+    parse_meminfo,
+    parse_shm_mount,
+    pip_index,
+    uv_index,
+)
 
 Tree = Callable[..., System]
 

@@ -19,10 +19,10 @@ from conftest import dead_port
 
 from doctor.errors import Unknown
 from doctor.facts import Endpoint
+from doctor.knowledge.tables import Tables
+from doctor.machine.system import System
 from doctor.probe import network
-from doctor.probe.network import Question
-from doctor.system import System
-from doctor.tables import Tables
+from doctor.probe.network import Address
 
 Talk = Callable[[socket.socket], None]
 
@@ -100,7 +100,7 @@ def noise(connection: socket.socket) -> None:
 
 
 def ask(port: int, scheme: str = "http") -> Endpoint:
-    question = Question("the hub", "hub", f"{scheme}://127.0.0.1:{port}/simple/")
+    question = Address("the hub", "hub", f"{scheme}://127.0.0.1:{port}/simple/")
     return network.ask(question)
 
 
@@ -147,7 +147,7 @@ def test_a_port_where_nothing_listens() -> None:
 
 
 def test_a_name_that_does_not_resolve() -> None:
-    question = Question("x", "hub", "https://no-such-name.invalid/")
+    question = Address("x", "hub", "https://no-such-name.invalid/")
     found = network.ask(question)
     assert found.reachable is False
     assert found.trouble in ("its name does not resolve", "no answer within 5 s")
@@ -164,7 +164,7 @@ def test_a_name_that_does_not_resolve() -> None:
     ],
 )
 def test_addresses_that_are_none(url: str) -> None:
-    found = network.ask(Question("x", "hub", url))
+    found = network.ask(Address("x", "hub", url))
     assert found.reachable is False and found.trouble
 
 

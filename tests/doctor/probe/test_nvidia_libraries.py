@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from doctor.linker import Linker
-from doctor.probe import nvidia_libraries
-from doctor.system import System
+from doctor.machine.linker import Linker
+from doctor.machine.system import System
+from doctor.probe.nvidia import libraries
 
 DEBIAN = "usr/lib/x86_64-linux-gnu"
 
@@ -38,6 +38,6 @@ def test_a_library_and_its_header(tmp_path: Path, library: str, header: str | No
     system = System(tmp_path)
     linker = Linker(system)
     linker.library_path = ["/opt/nccl/lib"]
-    (found,) = nvidia_libraries.probe(system, linker)
+    (found,) = libraries.probe(system, linker)
     assert found.path == f"/{library}" and found.header == (f"/{header}" if header else None)
     assert found.version and found.version.endswith(".28.3")

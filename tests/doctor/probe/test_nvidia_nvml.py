@@ -16,13 +16,14 @@ from verdicts import TABLES
 
 from doctor.errors import Unknown
 from doctor.facts import Facts, Gpu
-from doctor.findings import examine
-from doctor.plan import Wishes
-from doctor.planner import Target, plan
-from doctor.probe import nvidia as nvidia_probe
-from doctor.probe import nvidia_nvml, nvidia_smi
-from doctor.survey import survey
-from doctor.system import Completed, System
+from doctor.findings.rules.examine import examine
+from doctor.machine.system import Completed, System
+from doctor.planner.commands import Target
+from doctor.planner.decide import plan
+from doctor.planner.terms.plan import Wishes
+from doctor.probe.nvidia import gpus as nvidia_probe
+from doctor.probe.nvidia import nvidia_smi, nvml
+from doctor.probe.survey import survey
 
 DESCRIBED = {
     name: case.machine.nvidia
@@ -82,7 +83,7 @@ def test_the_same_facts(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         it = replace(it, cards=(CARDS["H100"].but(gpu_recovery_action="Reboot"),))
     told = nvidia_smi.ask(Printed(it))
     play(monkeypatch, it)
-    answered = nvidia_nvml.ask()
+    answered = nvml.ask()
     assert [comparable(g) for g in answered.gpus] == [comparable(g) for g in told.gpus]
     assert bool(answered.source) == bool(told.source) == bool(told.gpus)
     assert bool(answered.error) == bool(told.error)
@@ -102,7 +103,7 @@ def test_every_question_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         ecc__errors__uncorrected__volatile__total="3", gpu_recovery_action="Reset",
     )  # fmt: skip
     play(monkeypatch, nvidia(card, driver="580.95.05", apps="0, 4711, python, 900"))
-    (gpu,) = nvidia_nvml.ask().gpus
+    (gpu,) = nvml.ask().gpus
     empty = {name for name, value in vars(gpu).items() if value in (None, (), {})}
     assert empty == {"mig_instances", "unknown"}
     assert gpu.faults == ("remapped_rows.pending: Yes", "gpu_recovery_action: Reset")
@@ -111,9 +112,9 @@ def test_every_question_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cards_of_others_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job's cgroup: NVML counts all cards and refuses those of other jobs."""
     play(monkeypatch, replace(nvidia("2 * H100"), warns="Insufficient Permissions\n" * 6))
-    assert len(nvidia_nvml.ask().gpus) == 2
+    assert len(nvml.ask().gpus) == 2
     play(monkeypatch, replace(nvidia(), warns="Insufficient Permissions\n" * 8))
-    answer = nvidia_nvml.ask()
+    answer = nvml.ask()
     assert (answer.source, answer.error) == (None, "Insufficient Permissions")
 
 
@@ -123,7 +124,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     play(monkeypatch, it)
     monkeypatch.setattr(pynvml.nvmlLib, "init", pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
     with pytest.raises(Unknown, match=r"libnvidia-ml\.so\.1"):
-        nvidia_nvml.ask()
+        nvml.ask()
 
 
 @pytest.mark.parametrize("name", ["NVML_FI_DEV_GET_GPU_RECOVERY_ACTION", "c_nvmlGpuFabricInfo_t",
@@ -132,7 +133,7 @@ def test_an_older_nvidia_ml_py(monkeypatch: pytest.MonkeyPatch, name: str) -> No
     """What it does not know is not asked; all else is."""
     play(monkeypatch, nvidia("H100"))
     monkeypatch.delattr(pynvml, name)
-    (gpu,) = nvidia_nvml.ask().gpus
+    (gpu,) = nvml.ask().gpus
     assert (gpu.name, gpu.compute_mode, gpu.unknown) == ("NVIDIA H100 80GB HBM3", "Default", {})
 
 
@@ -156,7 +157,7 @@ def test_the_same_verdict_and_plan(
     system = System(build(case.machine, tmp_path), execute=True)
     recorded = survey(system, TABLES, debug=True)
     play(monkeypatch, described)
-    monkeypatch.setattr(nvidia_probe, "_ask_driver", lambda *_: nvidia_nvml.ask())
+    monkeypatch.setattr(nvidia_probe, "_ask_driver", lambda *_: nvml.ask())
     live = survey(system, TABLES, areas=("nvidia",), debug=True).nvidia
     assert live and recorded.nvidia
     facts = replace(recorded, nvidia=live)

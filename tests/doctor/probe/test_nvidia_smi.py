@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doctor.errors import Unknown
-from doctor.probe import nvidia_fields, nvidia_smi
-from doctor.probe.nvidia_fields import CORE, SMI_FIELDS
-from doctor.probe.nvidia_smi import complaint, parse_mig_list, parse_rows, parse_topology
-from doctor.system import Completed, System
+from doctor.machine.system import Completed, System
+from doctor.probe.nvidia import fields as nvidia_fields
+from doctor.probe.nvidia import nvidia_smi
+from doctor.probe.nvidia.fields import CORE, SMI_FIELDS
+from doctor.probe.nvidia.nvidia_smi import complaint, parse_mig_list, parse_rows, parse_topology
 
 SHORT = ("index", "name", "memory.total", "compute_cap", "mig.mode.current")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from doctor.probe import nvidia_toolkits
-from doctor.probe.nvidia_toolkits import Toolkits
-from doctor.pyenv import PythonEnvironment
-from doctor.system import System
-from doctor.tables import Tables
+from doctor.knowledge.tables import Tables
+from doctor.machine.pyenv import PythonEnvironment
+from doctor.machine.system import System
+from doctor.probe.nvidia import toolkits
+from doctor.probe.nvidia.toolkits import Toolkits
 
 NVCC = """\
 #!/bin/sh
@@ -44,7 +44,7 @@ def probe(root: Path, files: Mapping[str, str], links: Mapping[str, str] | None 
     system = System(root, execute=True)
     sites = ["/usr/lib/python3.12/site-packages"]
     env = PythonEnvironment(system, "3.12", [], sites)
-    return nvidia_toolkits.probe(system, env, Tables())
+    return toolkits.probe(system, env, Tables())
 
 
 def test_one_toolkit_behind_its_usual_link(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_an_nvcc_that_does_not_answer(tmp_path: Path, body: str) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
         place.chmod(0o755)
-    found = nvidia_toolkits.probe(System(tmp_path, seconds=0.5, execute=True), None, Tables())
+    found = toolkits.probe(System(tmp_path, seconds=0.5, execute=True), None, Tables())
     assert (found.nvcc, found.nvcc_version) == ("/usr/local/cuda/bin/nvcc", "12.8")
     assert set(found.reasons) == {"nvcc_version", "nvcc_archs"}
     # what the compiler does not say, its table row does

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doctor.facts import Gpu
-from doctor.probe.nvidia_visible import Visible, cuda_order, visible_devices
+from doctor.probe.nvidia.visibility import Visible, cuda_order, visible_devices
 
 
 def gpu(

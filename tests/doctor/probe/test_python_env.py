@@ -16,8 +16,8 @@ from elf_files import build_library, needs_gcc
 
 from doctor.errors import Unknown
 from doctor.facts import Python
+from doctor.machine.system import System
 from doctor.probe import python_env
-from doctor.system import System
 
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -88,7 +88,7 @@ def test_debian_below_a_root(tmp_path: Path) -> None:
         },
     )
     # /usr/local comes before /usr and has a lib/python3.12 of its own for packages alone
-    place = python_env.Place("/usr/bin/python3", "/usr", "/usr/lib/python3.12", "test")
+    place = python_env.Interpreter("/usr/bin/python3", "/usr", "/usr/lib/python3.12", "test")
     found = python_env.probe(system, place, python_env.environment(system, place))
     assert (found.version, found.venv, found.conda) == ("3.12.3", False, False)
     assert found.externally_managed is True

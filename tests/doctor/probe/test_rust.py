@@ -9,9 +9,9 @@ import pytest
 from elf_files import MACHINE_AT, build_library, needs_gcc, patched
 
 from doctor.facts import Rust
+from doctor.machine.pyenv import PythonEnvironment
+from doctor.machine.system import System
 from doctor.probe import rust
-from doctor.pyenv import PythonEnvironment
-from doctor.system import System
 
 SITE = "usr/lib/python3.12/site-packages"
 

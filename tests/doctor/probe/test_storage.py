@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from doctor.facts import Storage
+from doctor.machine.system import System
 from doctor.probe import storage
 from doctor.probe.storage import parquet_damage
-from doctor.system import System
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 93000000\n"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from elf_files import build_library, needs_gcc
 
-from doctor.linker import Linker
-from doctor.probe.torch_build import read_build
-from doctor.system import System
+from doctor.machine.linker import Linker
+from doctor.machine.system import System
+from doctor.probe.torch.binaries import read_build
 
 
 @needs_gcc

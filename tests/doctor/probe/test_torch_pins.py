@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from doctor.probe import torch_pins
-from doctor.pyenv import PythonEnvironment
-from doctor.system import System
+from doctor.machine.pyenv import PythonEnvironment
+from doctor.machine.system import System
+from doctor.probe.torch import packages
 
 SITE = "/opt/venv/lib/python3.12/site-packages"
 FILE = f"{SITE}/nvidia/nccl/lib/libnccl.so.2"
@@ -44,7 +44,7 @@ SPECIFIERS = (
 
 @pytest.mark.parametrize("specifier", SPECIFIERS)
 def test_plain_specifiers_mean_what_they_do_to_packaging(specifier: str) -> None:
-    found = {version for version in VERSIONS if torch_pins._meets(version, specifier)}
+    found = {version for version in VERSIONS if packages._meets(version, specifier)}
     assert found == set(SpecifierSet(specifier).filter(VERSIONS))
 
 
@@ -60,12 +60,12 @@ def test_plain_specifiers_mean_what_they_do_to_packaging(specifier: str) -> None
 )
 def test_others_are_left_to_packaging(version: str, specifier: str, meets: bool) -> None:
     """What nobody can read is no reason for a finding."""
-    assert torch_pins._meets(version, specifier) is meets
+    assert packages._meets(version, specifier) is meets
 
 
 def test_packaging_is_not_loaded_for_plain_ones() -> None:
     loaded = set(sys.modules)
-    assert torch_pins._meets("2.27.5", "==2.27.5") and not torch_pins._meets("2.27.4", "~=2.27.5")
+    assert packages._meets("2.27.5", "==2.27.5") and not packages._meets("2.27.4", "~=2.27.5")
     assert not {name for name in set(sys.modules) - loaded if name.startswith("packaging")}
 
 
@@ -116,7 +116,7 @@ def test_whose_bytes_lie_there(
         "nvidia_nccl_cu12-2.27.3": recorded(theirs),
     }
     system, env = environment(tmp_path, records, content)
-    found = torch_pins.read(system, env, "x86_64")
+    found = packages.read(system, env, "x86_64")
     assert not found.unmet
     assert [item.holds for item in found.shared] == ([] if holds == "silent" else [holds])
     assert found.trusts(system, f"{SITE}/torch/lib/../../nvidia/nccl/lib/libnccl.so.2") is (
@@ -126,4 +126,4 @@ def test_whose_bytes_lie_there(
 
 def test_a_library_of_another_size_is_not_trusted(tmp_path: Path) -> None:
     system, env = environment(tmp_path, {"nvidia_nccl_cu13-2.27.5": recorded(OURS)}, LONGER)
-    assert not torch_pins.read(system, env, "x86_64").trusts(system, FILE)
+    assert not packages.read(system, env, "x86_64").trusts(system, FILE)

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-from doctor.builder.torch_source.wheel_toolkit import arrange
+from doctor.compile.toolkit.wheel_toolkit import arrange
 
 TEMPLATE = Path(__file__).parent / "standin"
 PEP517 = Path(__file__).parent / "standin_pep517"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from doctor import fatbin
-from doctor.builder.torch_source.install import install_wheel
-from doctor.elf import Elf
+from doctor.compile.torch.install_wheel import install_wheel
+from doctor.machine import fatbin
+from doctor.machine.elf import Elf
 from torch_source.standins import Toolbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from doctor.builder.torch_source.diagnosis import KNOWN, diagnose
-from doctor.tables import Tables
+from doctor.compile.ninja.diagnosis import KNOWN, diagnose
+from doctor.knowledge.tables import Tables
 
 GCC_KILLED = """\
 [12/46 2] Building CXX object CMakeFiles/torch_cpu.dir/torch/csrc/ops/heavy_1.cpp.o

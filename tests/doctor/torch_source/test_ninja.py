@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from doctor.builder.torch_source import ninja
+from doctor.compile.ninja import ninja
 from torch_source.standins import Toolbox
 
 PLAN = """\

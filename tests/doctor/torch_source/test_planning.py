@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from doctor.builder.torch_source import plan_build
-from doctor.builder.torch_source.draft import draft
-from doctor.builder.torch_source.jobs import fit_jobs, pace, usable_gb
-from doctor.builder.torch_source.recipe import settings
-from doctor.builder.torch_source.toolchain import Compiler, accepts
-from doctor.builder.torch_source.wish import canonical_archs
 from doctor.errors import DoctorError, WrongUsage
 from doctor.facts import Facts, Gpu, Host, Library, Nvidia, Python, Storage, Tool, Toolkit
-from doctor.findings import ERROR
-from doctor.plan import Wishes
-from doctor.tables import Tables
+from doctor.findings.finding import ERROR
+from doctor.knowledge.tables import Tables
+from doctor.planner.build.draft import draft
+from doctor.planner.build.jobs import fit_jobs, pace, usable_gb
+from doctor.planner.build.planning import plan_build
+from doctor.planner.build.recipe import settings
+from doctor.planner.build.toolchain import Compiler, accepts
+from doctor.planner.build.wish import canonical_archs
+from doctor.planner.terms.plan import Wishes
 
 TABLES = Tables()
 CUDA_13 = tuple(TABLES.toolkit_archs("13.0"))

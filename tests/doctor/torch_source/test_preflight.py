@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from doctor.builder.torch_source.draft import draft
-from doctor.builder.torch_source.preflight import preflight
-from doctor.builder.torch_source.programs import Programs, look_at_programs
-from doctor.builder.torch_source.toolchain import Compiler
-from doctor.builder.torch_source.tree import Tree, expected_tree, read_tree
+from doctor.compile.source.build_tools import Programs, look_at_programs
+from doctor.compile.source.read_tree import read_tree
+from doctor.compile.torch.preflight import preflight
 from doctor.facts import Facts, Python
-from doctor.findings import Finding
-from doctor.plan import Wishes
-from doctor.system import System
-from doctor.tables import Tables
+from doctor.findings.finding import Finding
+from doctor.knowledge.tables import Tables
+from doctor.machine.system import System
+from doctor.planner.build.draft import draft
+from doctor.planner.build.toolchain import Compiler
+from doctor.planner.build.tree import Tree, expected_tree
+from doctor.planner.terms.plan import Wishes
 from torch_source.standins import Shape, git, make_tree
 from torch_source.test_planning import machine, toolkit, tools
 

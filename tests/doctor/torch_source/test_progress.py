@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from doctor.builder.torch_source.events import Reporter
-from doctor.builder.torch_source.jobs import Jobs
-from doctor.builder.torch_source.processes import MARK, Sampler, end, marked
-from doctor.builder.torch_source.progress import Meter
-from doctor.builder.torch_source.weights import Weights
-from doctor.tables import Tables
+from doctor.compile.ninja.progress import Meter
+from doctor.compile.ninja.weights import Weights
+from doctor.knowledge.tables import Tables
+from doctor.planner.build.jobs import Jobs
+from doctor.work.events import Reporter
+from doctor.work.processes import MARK, Sampler, end, marked
 
 ROWS = Tables().rows("recipes", "weight")
 FLASH = "caffe2/CMakeFiles/torch_cuda.dir/flash_bwd_hdim192_bf16_sm80.cu.o"

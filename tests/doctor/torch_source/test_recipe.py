@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-from doctor.builder.torch_source.tree import read_tree
-from doctor.builder.torch_source.weights import Weights
-from doctor.tables import Tables
+from doctor.compile.ninja.weights import Weights
+from doctor.compile.source.read_tree import read_tree
+from doctor.knowledge.tables import Tables
 
 TABLES = Tables()
 VARIABLE = "NANOCHAT_TEST_PYTORCH_SOURCE"

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from doctor.builder.torch_source.events import Reporter
-from doctor.builder.torch_source.source import Origin, clone, mirrored, newest_release, origins
-from doctor.builder.torch_source.tree import read_tree
+from doctor.compile.source.clone import Origin, clone, mirrored, origins
+from doctor.compile.source.read_tree import read_tree
 from doctor.errors import DoctorError
-from doctor.tables import Tables
+from doctor.knowledge.tables import Tables
+from doctor.planner.build.release import newest_release
+from doctor.work.events import Reporter
 from torch_source.standins import GIT, Shape, git, make_tree
 
 TABLES = Tables()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from doctor.builder.torch_source.steering import counted, without_effect
-from doctor.tables import Tables
+from doctor.compile.source.steering import counted, without_effect
+from doctor.knowledge.tables import Tables
 
 TABLES = Tables()
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from doctor.builder.torch_source import ninja, processes
+from doctor.compile.ninja import ninja
+from doctor.work import processes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

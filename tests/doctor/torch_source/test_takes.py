@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from doctor.builder.torch_source.draft import draft
-from doctor.builder.torch_source.obstacles import obstacles
-from doctor.builder.torch_source.product import Wanted, shortcomings
-from doctor.builder.torch_source.takes import advise, released_with, torch_that_takes
-from doctor.builder.torch_source.wish import canonical_archs
+from doctor.compile.torch.product import Wanted, shortcomings
 from doctor.errors import WrongUsage
 from doctor.facts import ArchCode, TorchBuild
-from doctor.plan import Wishes
-from doctor.tables import Tables
-from doctor.versions import older
+from doctor.knowledge.tables import Tables
+from doctor.knowledge.versions import older
+from doctor.planner.build.draft import draft
+from doctor.planner.build.obstacles import obstacles
+from doctor.planner.build.takes import advise, released_with, torch_that_takes
+from doctor.planner.build.wish import canonical_archs
+from doctor.planner.terms.plan import Wishes
 from torch_source.test_planning import machine, toolkit
 
 TABLES = Tables()

@@ -8,14 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from doctor.builder.torch_source.tree import (
-    missing_submodules,
-    read_tree,
-    remember_files,
-    state_hash,
-)
+from doctor.compile.source.read_tree import missing_submodules, read_tree
+from doctor.compile.source.tree_state import remember_files, state_hash
 from doctor.errors import DoctorError
-from doctor.tables import Tables
+from doctor.knowledge.tables import Tables
 from torch_source.standins import TEMPLATE, Shape, git, make_tree
 
 TABLES = Tables()

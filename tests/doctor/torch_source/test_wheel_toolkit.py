@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 from conftest import Doctor
 
-from doctor.builder.torch_source.draft import draft
-from doctor.builder.torch_source.events import Reporter
-from doctor.builder.torch_source.stub_library import STUBS, functions, make_stubs
-from doctor.builder.torch_source.toolchain import Compiler
-from doctor.builder.torch_source.wheel_toolkit import RECEIPT, Offer, make, offer
-from doctor.elf import Elf
+from doctor.compile.toolkit.stub_library import STUBS, functions, make_stubs
+from doctor.compile.toolkit.wheel_toolkit import RECEIPT, ToolkitOffer, make, offer
 from doctor.errors import DoctorError
 from doctor.facts import Facts, Host
-from doctor.plan import Wishes
-from doctor.probe.nvidia_toolkits import probe
-from doctor.system import System
-from doctor.tables import Tables
+from doctor.knowledge.tables import Tables
+from doctor.machine.elf import Elf
+from doctor.machine.system import System
+from doctor.planner.build.draft import draft
+from doctor.planner.build.toolchain import Compiler
+from doctor.planner.terms.plan import Wishes
+from doctor.probe.nvidia.toolkits import probe
+from doctor.work.events import Reporter
 from torch_source.standins import Shape, make_tree
 from torch_source.test_planning import machine
 
@@ -86,9 +86,11 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**os.environ, **links}
 
 
-def offered(base: Path) -> Offer:
+def offered(base: Path) -> ToolkitOffer:
     row = next(r for r in TABLES.rows("cuda", "wheel") if r["cuda"] == "13.2")
-    return Offer({**row, "disk_mb": 1}, base / "cuda-toolkits" / "cuda-13.2.2", REQUIREMENTS, GCC)
+    return ToolkitOffer(
+        {**row, "disk_mb": 1}, base / "cuda-toolkits" / "cuda-13.2.2", REQUIREMENTS, GCC
+    )
 
 
 def put_together(base: Path, env: dict[str, str]) -> Path:

@@ -1,0 +1,1 @@
+"""Makes what no wheel offers."""

@@ -1,0 +1,1 @@
+"""A build as ninja sees it: objects, their cost, how far it is, why one failed."""

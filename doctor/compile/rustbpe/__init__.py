@@ -1,0 +1,1 @@
+"""The tokenizer's crate, and the Rust that builds it."""

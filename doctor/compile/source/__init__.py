@@ -1,0 +1,1 @@
+"""PyTorch's source tree and its build folder."""

@@ -1,0 +1,1 @@
+"""A CUDA toolkit without root."""

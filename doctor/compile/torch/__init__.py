@@ -1,0 +1,1 @@
+"""Builds PyTorch from source: looks ahead, runs, reads what came out, proves it."""

@@ -1,1 +1,0 @@
-"""The command line itself: help, completion, errors and events, whatever the command."""

@@ -1,0 +1,1 @@
+"""A Python environment: what is in it, and how packages get there."""

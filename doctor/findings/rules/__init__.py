@@ -1,0 +1,1 @@
+"""Facts in, findings out: rules by area, see `examine`."""

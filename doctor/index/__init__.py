@@ -1,0 +1,1 @@
+"""Asks the places from which packages come what they have."""

@@ -1,0 +1,1 @@
+"""Training: scripts out of a plan, run and followed."""

@@ -1,0 +1,1 @@
+"""What a build of PyTorch from source would be."""

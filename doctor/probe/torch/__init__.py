@@ -1,0 +1,1 @@
+"""Probes of the torch that the examined Python has."""

@@ -1,0 +1,1 @@
+"""What all that changes a machine has in common: running programs, locks, files that survive a kill, progress."""
