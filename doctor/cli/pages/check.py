@@ -27,11 +27,12 @@ AREA_OF_CODE = {
 PYTHON_CODES = ("host.python", "host.venv", "host.externally")
 NETWORK_CODES = ("host.network",)
 
+RULES = "doctor.findings.rules."
 AREA_OF_RULES = {
-    "host": "host", "cuda": "nvidia", "npu": "ascend", "torch": "torch", "deep": "torch",
+    "host": "host", "nvidia": "nvidia", "npu": "ascend", "torch": "torch", "deep": "torch",
     "rust": "rust", "storage": "storage",
 }  # fmt: skip
-"""First word of a module of rules -> the area of which nobody knows, when one of them has crashed."""
+"""File or folder of rules -> the area of which nobody knows, when one of them has crashed."""
 
 IN_WORDS = {
     "free": "free space", "prefix_free": "free space", "open_files_soft": "limit of open files",
@@ -174,8 +175,7 @@ def _not_known(gaps: Sequence[str], before: str) -> str:
 def _crashed(findings: Sequence[Finding]) -> set[str]:
     """Areas of which a rule has crashed."""
     rules = [f.evidence[0] for f in findings if f.code == "doctor.rule-failed" and f.evidence]
-    modules = [rule.split(".")[-2] for rule in rules if rule.count(".") > 1]
-    return {AREA_OF_RULES.get(module.partition("_")[0], "") for module in modules}
+    return {AREA_OF_RULES.get(rule.removeprefix(RULES).split(".")[0], "") for rule in rules}
 
 
 def unknowns(value: Any) -> Iterator[tuple[str, str]]:

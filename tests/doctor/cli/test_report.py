@@ -15,9 +15,11 @@ from cases.describe import atlas, pc
 from machines import Machine
 from verdicts import look
 
-from doctor.cli.pages.check import print_report, unknowns
+from doctor.cli.pages.check import AREA_OF_RULES, print_report, unknowns
+from doctor.cli.pages.check import RULES as OF_RULES
 from doctor.facts import AREAS, Facts, from_json, to_json
 from doctor.findings.finding import ERROR, INFO, WARNING, Finding, Remedy
+from doctor.findings.rules.examine import RULES
 from doctor.text import invocation
 from doctor.text.paper import columns
 
@@ -101,6 +103,12 @@ def test_a_rule_that_crashed_takes_the_tick_of_its_area() -> None:
     )
     assert area(report(healthy(), [crash]), "torch").startswith("? ")
     assert area(report(healthy(), []), "torch").startswith("✓ ")
+
+
+def test_every_rule_belongs_to_an_area() -> None:
+    rules = {rule.__module__.removeprefix(OF_RULES).split(".")[0] for rule in RULES}
+    assert rules - set(AREA_OF_RULES) == {"others"}, "what is of no family is in no area"
+    assert set(AREA_OF_RULES) <= rules
 
 
 def test_experiments_that_could_not_be_made_are_told() -> None:
