@@ -788,7 +788,8 @@ def test_a_signal_leaves_no_process_and_the_next_start_goes_on(
         int(path.stem[5:]) for path in (run.base / "base_checkpoints/smoke-d1").glob("meta_*.json")
     ]
     last = max(steps)
-    status, out = run.end("base", NANOCHAT_BASE_STEPS=str(last + 2))
+    again = runs(smoke(ranks, num_iterations=100_000))
+    status, out = again.end("base", NANOCHAT_BASE_STEPS=str(last + 2))
     assert status == 0, out
     assert f"resumed   step {last} in" in out
 
