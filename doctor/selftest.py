@@ -40,6 +40,10 @@ class Stage:
 PYTHON = sys.executable
 SIDE_BY_SIDE = min(os.cpu_count() or 1, 4)
 """Processes that run tests; more would want more memory than a small machine has."""
+BY_FILE = ("-n", str(SIDE_BY_SIDE), "--dist", "loadfile", "--no-loadscope-reorder")
+"""Tests of one file run in turn, files in the order in which they were collected."""
+KEPT = {"PYTHONDONTWRITEBYTECODE": ""}
+"""What one of the many interpreters has compiled, the others load."""
 CRATE = "rustbpe/Cargo.toml"
 
 STAGES = (
@@ -102,14 +106,17 @@ STAGES = (
     ),
     Stage(
         name="pytest rustbpe",
-        command=(PYTHON, "-m", "pytest", "-q", "-c", "rustbpe/pyproject.toml", "rustbpe/tests"),
+        command=(
+            *(PYTHON, "-m", "pytest", "-q", "-c", "rustbpe/pyproject.toml", "rustbpe/tests"),
+            *BY_FILE,
+        ),
         needs="cargo",
     ),
     # Last, so that its closing line stands right above the summary. Tests that share a file run in turn; what failed
     # beside others is tried once more alone, since a busy machine is no fault of the code.
     Stage(
         name="pytest",
-        command=(PYTHON, "-m", "pytest", "-n", str(SIDE_BY_SIDE), "--dist", "loadfile"),
+        command=(PYTHON, "-m", "pytest", *BY_FILE),
         again=("-n", "0", "--last-failed", "--last-failed-no-failures", "none"),
     ),
 )
@@ -175,7 +182,7 @@ def start(name: str, command: Sequence[str], folder: Path, env: Mapping[str, str
     """Run a program to its end; its exit status, and 127 where it does not start."""
     say(f"== {name}: {' '.join(command)}")
     try:
-        return subprocess.run(command, cwd=folder, env={**os.environ, **env}).returncode
+        return subprocess.run(command, cwd=folder, env={**os.environ, **KEPT, **env}).returncode
     except OSError as error:
         say(f"{command[0]} does not start: {error}")
         return 127
