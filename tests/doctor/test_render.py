@@ -569,7 +569,7 @@ def test_list_only_from_and_wrong_words(folder: Path, tmp_path: Path) -> None:
 def trainer(torch_python: str) -> str:
     """An interpreter in which the trainer runs."""
     done = subprocess.run(
-        [torch_python, "-c", "import pyarrow, rustbpe, torch"],
+        [torch_python, "-c", "import pyarrow, torch; from rustbpe import NANOCHAT_PATTERN"],
         capture_output=True,
         text=True,
         check=False,
@@ -607,7 +607,7 @@ class Runs:
 def prepared(trainer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base folder with data and tokenizer, made by the scripts themselves."""
     base = tmp_path_factory.mktemp("prepared")
-    runs = make_runs(smoke(), base, warm.python())
+    runs = make_runs(smoke(), base, warm.python(trainer))
     for stage in ("data", "tokenizer"):
         status, out = runs.end(stage)
         assert status == 0, out
@@ -632,7 +632,9 @@ def runs(prepared: Path, trainer: str, tmp_path: Path) -> Iterator[Callable[...,
     """
     base = tmp_path / "base"
     shutil.copytree(prepared, base)
-    yield lambda plan, plain=False: make_runs(plan, base, trainer if plain else warm.python())
+    yield lambda plan, plain=False: make_runs(
+        plan, base, trainer if plain else warm.python(trainer)
+    )
     left = processes_with(f"NANOCHAT_BASE_DIR={base}")
     for pid in left:
         os.kill(pid, signal.SIGKILL)

@@ -18,7 +18,7 @@ import pytest
 import warm
 
 pytest.importorskip("torch")
-pytest.importorskip("rustbpe")
+import crate  # noqa: F401
 
 REPO = Path(__file__).resolve().parents[2]
 MODEL = ("--depth=2", "--head-dim=32", "--aspect-ratio=32", "--max-seq-len=64", "--dtype=float32")
