@@ -118,6 +118,7 @@ def test_ctrl_c_stops_every_compiler(workshop: Any, number: int) -> None:
     wait_for(lambda: len(compiling(tree)) > 0)
     process.send_signal(number)
     status = process.wait(60)
+    assert processes.GRACE <= 2, "seconds after which what was asked to end is ended"
     assert status == 128 + number and processes.marked(str(tree)) == []
     assert "Go on with --resume" in workshop.said() and "Traceback" not in workshop.said()
 
