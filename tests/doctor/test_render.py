@@ -664,6 +664,7 @@ def wait_for(text: str, folder: Path, seconds: float = 90) -> Path:
     raise AssertionError(f"no log in {folder} says {text!r}")
 
 
+@pytest.mark.timeout(400)  # what the others build on is made here, too
 def test_data_and_tokenizer_are_made_once(runs: Callable[..., Runs]) -> None:
     run = runs(smoke())
     assert run.events() == [
