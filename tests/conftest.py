@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
@@ -10,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,10 @@ import pytest
 
 # Before any test imports torch: threads that spin for long while they wait make a busy machine ten times as slow.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+# Hundreds of interpreters are started: what one of them has compiled, the others load.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # However slow the machine is today, a test fails for what is wrong and not for how long it took.
 hypothesis.settings.register_profile("repository", deadline=None)
@@ -38,6 +45,12 @@ REPO = Path(__file__).resolve().parent.parent
 TORCH_FOLDER = REPO / ".venv-torch"
 TORCH_VARIABLE = "NANOCHAT_TEST_TORCH_PYTHON"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+SHARED_VARIABLE = "NANOCHAT_TEST_SHARED"
+"""Names a folder that all processes of a run share, for what one of them makes and others use."""
+
+if SHARED_VARIABLE not in os.environ:
+    os.environ[SHARED_VARIABLE] = tempfile.mkdtemp(prefix="nanochat-tests-")
+    atexit.register(shutil.rmtree, os.environ[SHARED_VARIABLE], ignore_errors=True)
 
 
 _held: list[socket.socket] = []
@@ -49,6 +62,12 @@ def dead_port() -> int:
     _held[-1].bind(("127.0.0.1", 0))
     port: int = _held[-1].getsockname()[1]
     return port
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with most slow tests first, so that at the end no process waits long for another."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @dataclass(frozen=True)

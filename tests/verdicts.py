@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import os
 import re
 import shlex
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from cases import CASES
 from machines import Machine, build
 
-from doctor.facts import Facts
+from doctor.fact import to_json
+from doctor.facts import Facts, from_json
 from doctor.findings.finding import SEVERITIES, Finding
 from doctor.findings.rules.examine import examine
 from doctor.knowledge.tables import Tables
@@ -37,6 +43,19 @@ def look(machine: Machine, folder: Path) -> tuple[Facts, list[Finding]]:
     finally:
         system.close()
     return facts, examine(facts, TABLES)
+
+
+@functools.cache
+def facts_of(name: str) -> Facts:
+    """Facts of a machine of tests/cases: what one process of a run has surveyed, the others read."""
+    kept = Path(os.environ["NANOCHAT_TEST_SHARED"]) / f"facts-{list(CASES).index(name)}.json"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            facts, _ = look(CASES[name].machine, Path(folder))
+        fresh = kept.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps(to_json(facts)))
+        fresh.rename(kept)
+    return from_json(json.loads(kept.read_text()))
 
 
 def check_shapes(findings: Sequence[Finding]) -> None:

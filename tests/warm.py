@@ -42,17 +42,17 @@ sys.path.insert(0, {here!r})
 import warm_client
 warm_client.main({address!r}, {python!r})
 """
-_made: list[str] = []
+_made: dict[str, str] = {}
 
 
-def python() -> str:
-    """The executable; its server starts with the first call and ends with this process."""
-    if not _made:
+def python(real: str = sys.executable) -> str:
+    """The executable that stands for `real`; its server starts with the first call and ends with this process."""
+    if real not in _made:
         folder = Path(tempfile.mkdtemp(prefix="warm-"))
         address, program = folder / "socket", folder / "python"
         ready, written = os.pipe()
         server = subprocess.Popen(
-            [sys.executable, __file__, str(address), str(program), str(written)],
+            [real, __file__, str(address), str(program), str(written)],
             cwd="/",
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
             pass_fds=[written],
@@ -63,10 +63,10 @@ def python() -> str:
         atexit.register(server.kill)
         assert os.read(ready, 1), "the warm server did not start"
         here = str(Path(__file__).parent)
-        program.write_text(_SHIM.format(python=sys.executable, here=here, address=str(address)))
+        program.write_text(_SHIM.format(python=real, here=here, address=str(address)))
         program.chmod(0o755)
-        _made.append(str(program))
-    return _made[0]
+        _made[real] = str(program)
+    return _made[real]
 
 
 # --- the server -------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from doctor.checkout import CHECKOUT
@@ -31,8 +31,6 @@ class Program:
     command: tuple[str, ...]
     needs: str | None = None
     """A program without which the stage is skipped, with a line that says so."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    """Variables for this stage alone."""
     again: tuple[str, ...] = ()
     """Words added for a second run where the first has failed; the outcome of that one counts."""
 
@@ -40,6 +38,10 @@ class Program:
 PYTHON = sys.executable
 SIDE_BY_SIDE = min(os.cpu_count() or 1, 4)
 """Processes that run tests; more would want more memory than a small machine has."""
+BY_FILE = ("-n", str(SIDE_BY_SIDE), "--dist", "loadfile", "--no-loadscope-reorder")
+"""Tests of one file run in turn, files in the order in which they were collected."""
+KEPT = {"PYTHONDONTWRITEBYTECODE": ""}
+"""What one of the many interpreters has compiled, the others load."""
 CRATE = "rustbpe/Cargo.toml"
 
 STAGES = (
@@ -84,32 +86,27 @@ STAGES = (
     ),
     Program(
         name="build rustbpe",
+        # As its tests are compiled, for what it computes is tested and not how fast; much of that is there already.
         command=(
-            PYTHON,
-            "-m",
-            "uv",
-            "pip",
-            "install",
-            "--python",
-            PYTHON,
-            "--reinstall-package",
-            "nanochat-rustbpe",
-            "./rustbpe[test]",
+            *(PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON),
+            *("--reinstall-package", "nanochat-rustbpe", "--config-setting"),
+            *("build-args=--profile=dev", "./rustbpe[test]"),
         ),
-        # What it computes is tested and not how fast, and one whole optimization takes most of the build.
-        env={"CARGO_PROFILE_RELEASE_LTO": "off", "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16"},
         needs="cargo",
     ),
     Program(
         name="pytest rustbpe",
-        command=(PYTHON, "-m", "pytest", "-q", "-c", "rustbpe/pyproject.toml", "rustbpe/tests"),
+        command=(
+            *(PYTHON, "-m", "pytest", "-q", "-c", "rustbpe/pyproject.toml", "rustbpe/tests"),
+            *BY_FILE,
+        ),
         needs="cargo",
     ),
     # Last, so that its closing line stands right above the summary. Tests that share a file run in turn; what failed
     # beside others is tried once more alone, since a busy machine is no fault of the code.
     Program(
         name="pytest",
-        command=(PYTHON, "-m", "pytest", "-n", str(SIDE_BY_SIDE), "--dist", "loadfile"),
+        command=(PYTHON, "-m", "pytest", *BY_FILE),
         again=("-n", "0", "--last-failed", "--last-failed-no-failures", "none"),
     ),
 )
@@ -163,19 +160,19 @@ def run_stage(stage: Program, folder: Path) -> bool | None:
         return None
     began = time.monotonic()
     command = (program or stage.command[0], *stage.command[1:])
-    status = start(stage.name, command, folder, stage.env)
+    status = start(stage.name, command, folder)
     if status != 0 and stage.again:
-        status = start(f"{stage.name}, what failed", (*command, *stage.again), folder, stage.env)
+        status = start(f"{stage.name}, what failed", (*command, *stage.again), folder)
     outcome = "ok" if status == 0 else f"FAILED, exit status {status}"
     say(f"-- {stage.name}: {outcome}, {time.monotonic() - began:.1f} s\n")
     return status == 0
 
 
-def start(name: str, command: Sequence[str], folder: Path, env: Mapping[str, str]) -> int:
+def start(name: str, command: Sequence[str], folder: Path) -> int:
     """Run a program to its end; its exit status, and 127 where it does not start."""
     say(f"== {name}: {' '.join(command)}")
     try:
-        return subprocess.run(command, cwd=folder, env={**os.environ, **env}).returncode
+        return subprocess.run(command, cwd=folder, env={**os.environ, **KEPT}).returncode
     except OSError as error:
         say(f"{command[0]} does not start: {error}")
         return 127

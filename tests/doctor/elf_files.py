@@ -8,12 +8,26 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 needs_gcc = pytest.mark.skipif(
     not shutil.which("gcc") or not shutil.which("objcopy"), reason="no gcc to build libraries with"
 )
+
+
+class Watched(bytes):
+    """Bytes that know how often and how much of them is read."""
+
+    looks = 0
+    read = 0
+
+    def __getitem__(self, where: Any) -> Any:
+        found = super().__getitem__(where)
+        self.looks += 1
+        self.read += len(found) if isinstance(where, slice) else 1
+        return found
 
 
 def build_library(

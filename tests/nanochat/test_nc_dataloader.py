@@ -92,7 +92,8 @@ def test_rows_are_those_of_the_rule(shards: list[Path]) -> None:
 
 
 def test_with_the_tokenizer_of_the_trainer(shards: list[Path]) -> None:
-    pytest.importorskip("rustbpe")
+    import crate  # noqa: F401
+
     from nanochat.tokenizer import Tokenizer
 
     texts = [text for n in range(3) for text in corpus(n, 150) if text]

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
@@ -105,10 +104,9 @@ def run(
     *words: str | Path,
     env: Mapping[str, str] | None = None,
     cwd: Path = REPO,
-    python: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [python or warm.python(), *map(str, words)],
+        [warm.python(), *map(str, words)],
         env=environment(env), cwd=cwd, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
 
@@ -245,10 +243,19 @@ LISTENING = """
 
     world = join(find("cpu"))
     assert world.gather_objects(world.rank) == list(range(world.size))
-    who = ["rank " + os.environ["RANK"]] + (["agent"] if world.first and "TORCHELASTIC_RUN_ID" in os.environ else [])
-    for name, pid in zip(who, (os.getpid(), os.getppid())):
+    who = {"rank " + os.environ["RANK"]: os.getpid()}
+    if world.first and "AGENT" in os.environ:
+        who["agent"] = int(os.environ["AGENT"])
+    for name, pid in who.items():
         os.write(1, f"REPORT {json.dumps({'who': name, 'at': addresses(pid)})}\\n".encode())
     world.close()
+"""
+TELLING_ITS_PID = """
+    import os
+    from nanochat import flags, launch
+
+    os.environ["AGENT"] = str(os.getpid())
+    flags.run(launch.main)
 """
 LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
 
@@ -259,12 +266,9 @@ LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
 def test_on_one_machine_nobody_listens_to_others(
     tmp_path: Path, how: tuple[str, ...], libuv: str
 ) -> None:
+    agent = script(tmp_path, "agent.py", TELLING_ITS_PID)
     words = (*how, "--nproc_per_node", "2", script(tmp_path, "listening.py", LISTENING))
-    # In a plain Python: a process tells on which addresses its parent listens.
-    told_by = run(
-        "-m", "nanochat.launch", *words, env={"NANOCHAT_LIBUV": libuv}, python=sys.executable
-    )
-    found = reports(told_by)
+    found = reports(run(agent, *words, env={"NANOCHAT_LIBUV": libuv}))
     assert set(found) == {"agent", "rank 0", "rank 1"}
     for who, (told,) in found.items():
         assert told["at"] and set(told["at"]) <= LOOPBACK, who  # type: ignore[call-overload]

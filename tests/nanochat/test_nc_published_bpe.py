@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 np = pytest.importorskip("numpy")
-rustbpe = pytest.importorskip("rustbpe")
 pytest.importorskip("tiktoken")
+
+from crate import rustbpe  # noqa: E402
 
 from nanochat import bpe, published_bpe  # noqa: E402
 from nanochat.errors import NanochatError  # noqa: E402

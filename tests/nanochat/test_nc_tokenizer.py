@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 np = pytest.importorskip("numpy")
-rustbpe = pytest.importorskip("rustbpe")
+
+from crate import rustbpe  # noqa: E402
 
 from nanochat.errors import NanochatError, WrongUsage  # noqa: E402
 from nanochat.tokenizer import SMALLEST_VOCAB, SPECIALS, Tokenizer, default_path  # noqa: E402

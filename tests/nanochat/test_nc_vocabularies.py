@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-rustbpe = pytest.importorskip("rustbpe")
 tiktoken = pytest.importorskip("tiktoken")
+from crate import rustbpe  # noqa: E402
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks  # noqa: E402
 
 from nanochat import vocabularies  # noqa: E402

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -77,7 +77,7 @@ while children:
 """
 
 # Blocked as if in a collective that never returns: in C, deaf to the end of other ranks.
-BLOCKED = "time.sleep(60)"
+BLOCKED = "time.sleep(600)"
 
 
 @dataclass
@@ -157,22 +157,20 @@ def test_a_rank_that_ended_well_is_not_called_dead() -> None:
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_killed_or_suspended_rank_stops_the_others(blow: signal.Signals) -> None:
     run = start(BLOCKED, world=3)
-    began = time.monotonic()
     os.kill(run.pids[2], blow)
     while len(run.statuses.keys() & {0, 1}) < 2:
         assert run.read()
-    took = time.monotonic() - began
     if blow == signal.SIGSTOP:
         os.kill(run.pids[2], signal.SIGKILL)
     said = run.end()
     assert run.statuses == {0: 1, 1: 1, 2: -signal.SIGKILL}
-    assert PATIENCE - 0.5 < took < PATIENCE + 5
     line = next(line for line in said.splitlines() if "error: rank 0" in line)
     assert (
         f"rank 2 (on {socket.gethostname()}, process {run.pids[2]}, last heard of at step 9)"
         in line
     )
-    assert "gave no sign of life" in line
+    silence = re.search(r"gave no sign of life for (\d+) s", line)
+    assert silence and int(silence[1]) >= PATIENCE
     assert "the last good checkpoint is step 7 in d4" in line
 
 

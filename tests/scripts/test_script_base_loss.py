@@ -11,10 +11,8 @@ import warm
 
 for package in ("torch", "pyarrow", "yaml"):
     pytest.importorskip(package)
-rustbpe = pytest.importorskip("rustbpe")
-if not hasattr(rustbpe, "NANOCHAT_PATTERN"):
-    pytest.skip("another rustbpe", allow_module_level=True)
 
+import crate  # noqa: E402, F401
 from small_model import make_base  # noqa: E402
 
 from nanochat.evaluation import PROMPTS  # noqa: E402

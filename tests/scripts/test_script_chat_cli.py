@@ -15,9 +15,9 @@ import pytest
 import warm
 
 pytest.importorskip("torch")
-pytest.importorskip("rustbpe")
 pytest.importorskip("pyarrow")
 
+import crate  # noqa: F401
 from small_model import make_base
 
 from nanochat import device as devices

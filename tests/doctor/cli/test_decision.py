@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,9 +159,7 @@ def test_nothing_is_asked_offline_and_nobody_waits_for_an_index_that_hangs(
     python = empty / "bin" / "python"
     offline = doctor("plan", "--python", python, "--offline")
     assert offline.returncode == 0 and "No answer" not in offline.stdout
-    began = time.monotonic()
     asked = doctor("plan", "--python", python)
-    assert time.monotonic() - began < 10  # on a busy machine; tests/bench measures it
     assert "Route: blocked." in asked.stdout and asked.returncode == 1
     assert "reached" in asked.stdout
 

@@ -52,7 +52,7 @@ def codes_in_sources() -> set[str]:
 
 def test_every_code_has_a_row_with_a_title() -> None:
     found = codes_in_sources()
-    assert len(found) > 50
+    assert found
     for code in found:
         assert TABLES.code(code)["title"]
 

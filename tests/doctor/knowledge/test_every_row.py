@@ -300,7 +300,18 @@ def test_every_row_goes_through_check_and_plan(
     assert any(made), "no machine of this row has a plan"
 
 
+JUDGED: dict[str, bool] = {}
+
+
 def judged(facts: Facts, wishes: Mapping[str, Any]) -> bool:
+    """Check and plan, once where several rows have a machine in common; whether there is a plan."""
+    machine = repr((facts, wishes))
+    if machine not in JUDGED:
+        JUDGED[machine] = judge(facts, wishes)
+    return JUDGED[machine]
+
+
+def judge(facts: Facts, wishes: Mapping[str, Any]) -> bool:
     """Check and plan; whether there is a plan. Only a wish may be turned down, in a sentence."""
     check_shapes(examine(facts, TABLES))
     try:

@@ -569,7 +569,7 @@ def test_list_only_from_and_wrong_words(folder: Path, tmp_path: Path) -> None:
 def trainer(torch_python: str) -> str:
     """An interpreter in which the trainer runs."""
     done = subprocess.run(
-        [torch_python, "-c", "import pyarrow, rustbpe, torch"],
+        [torch_python, "-c", "import pyarrow, torch; from rustbpe import NANOCHAT_PATTERN"],
         capture_output=True,
         text=True,
         check=False,
@@ -607,7 +607,7 @@ class Runs:
 def prepared(trainer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base folder with data and tokenizer, made by the scripts themselves."""
     base = tmp_path_factory.mktemp("prepared")
-    runs = make_runs(smoke(), base, warm.python())
+    runs = make_runs(smoke(), base, warm.python(trainer))
     for stage in ("data", "tokenizer"):
         status, out = runs.end(stage)
         assert status == 0, out
@@ -632,7 +632,9 @@ def runs(prepared: Path, trainer: str, tmp_path: Path) -> Iterator[Callable[...,
     """
     base = tmp_path / "base"
     shutil.copytree(prepared, base)
-    yield lambda plan, plain=False: make_runs(plan, base, trainer if plain else warm.python())
+    yield lambda plan, plain=False: make_runs(
+        plan, base, trainer if plain else warm.python(trainer)
+    )
     left = processes_with(f"NANOCHAT_BASE_DIR={base}")
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -662,6 +664,7 @@ def wait_for(text: str, folder: Path, seconds: float = 90) -> Path:
     raise AssertionError(f"no log in {folder} says {text!r}")
 
 
+@pytest.mark.timeout(400)  # what the others build on is made here, too
 def test_data_and_tokenizer_are_made_once(runs: Callable[..., Runs]) -> None:
     run = runs(smoke())
     assert run.events() == [
@@ -788,7 +791,8 @@ def test_a_signal_leaves_no_process_and_the_next_start_goes_on(
         int(path.stem[5:]) for path in (run.base / "base_checkpoints/smoke-d1").glob("meta_*.json")
     ]
     last = max(steps)
-    status, out = run.end("base", NANOCHAT_BASE_STEPS=str(last + 2))
+    again = runs(smoke(ranks, num_iterations=100_000))
+    status, out = again.end("base", NANOCHAT_BASE_STEPS=str(last + 2))
     assert status == 0, out
     assert f"resumed   step {last} in" in out
 

@@ -338,7 +338,6 @@ def test_cache_reads_as_ldconfig_prints_it(cache: tuple[bytes, str, Path]) -> No
     table = parse_cache(data)
     assert table == parse_ldconfig(text)
     assert table["libx.so.1"] == [f"{folder}/libx.so.1"]
-    assert len(table) > 10
     # caches of older systems begin with the old format; the offsets count from the new one
     assert parse_cache(b"ld.so-1.7.0\0" + bytes(36) + data) == table
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -434,20 +436,18 @@ def test_a_few_wrong_bytes_do_not_spoil_an_answer(root: Path) -> None:
 
 
 HANGING = {
-    "sleeps": "sleep 60",
-    "talks and sleeps": "echo working; sleep 60",
+    "sleeps": "sleep 600",
+    "talks and sleeps": "echo working; sleep 600",
     "deaf to TERM": "trap '' TERM INT HUP; while :; do sleep 1; done",
-    "waits for a child": "sleep 60 & wait",
-    "streams closed": "exec >&- 2>&-; sleep 60",
+    "waits for a child": "sleep 600 & wait",
+    "streams closed": "exec >&- 2>&-; sleep 600",
 }
 
 
 @pytest.mark.parametrize("case", HANGING)
 def test_a_program_that_hangs(root: Path, case: str) -> None:
-    started = time.monotonic()
     with pytest.raises(Unknown, match="tool gave no answer within 1 s"):
         run(root, HANGING[case], seconds=1)
-    assert 0.8 < time.monotonic() - started < 4
 
 
 def test_a_program_that_hangs_leaves_no_child(root: Path) -> None:
@@ -458,19 +458,15 @@ def test_a_program_that_hangs_leaves_no_child(root: Path) -> None:
 
 
 def test_a_grandchild_that_keeps_the_streams_is_not_waited_for(root: Path) -> None:
-    started = time.monotonic()
     assert run(root, "sleep 20 & echo done") == Completed(0, "done\n", "")
-    assert time.monotonic() - started < 10
 
 
 def test_endless_output_ends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OUTPUT_LIMIT", 1 << 20)
-    started = time.monotonic()
     with pytest.raises(Unknown, match="tool printed more than 1 MiB"):
         run(root, "yes")
     with pytest.raises(Unknown, match="tool printed more than 1 MiB"):
         run(root, "yes >&2")
-    assert time.monotonic() - started < 4
 
 
 def test_long_output_is_kept_whole(root: Path) -> None:
@@ -518,14 +514,35 @@ def test_a_program_runs_once_for_all_who_ask(root: Path) -> None:
 
 @pytest.mark.parametrize("count", [8, 20])
 def test_all_hanging_programs_together_take_one_limit(root: Path, count: int) -> None:
-    script(root, "/usr/bin/tool", "sleep 60")
+    script(root, "/usr/bin/tool", "sleep 600")
     system = System(root, seconds=1, execute=True)
-    started = time.monotonic()
     asked = [system.start(["tool", str(i)]) for i in range(count)]
     for future in asked:
         with pytest.raises(Unknown, match=r"no answer within|no time was left"):
             future.result()
-    assert time.monotonic() - started < 4
+
+
+def test_programs_one_after_the_other_share_one_limit(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock of the test, on which every program takes four seconds."""
+    now, granted = [100.0], list[float]()
+
+    def collect(process: subprocess.Popen[bytes], name: str, seconds: float) -> Completed:
+        granted.append(seconds)
+        now[0] += 4
+        process.wait()
+        return Completed(0, "", "")
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(module, "collect", collect)
+    script(root, "/usr/bin/tool", "exit 0")
+    system = System(root, seconds=5, execute=True)
+    for number in range(2):
+        system.run(["tool", str(number)])
+    with pytest.raises(Unknown, match="tool was not started: no time was left"):
+        system.run(["tool", "2"])
+    assert granted == [5, 1]
 
 
 def test_nothing_is_started_after_the_deadline(root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from cases import CASES
 from cases.describe import atlas, pc
 from machines import Machine
-from verdicts import SLIP, TABLES, look
+from verdicts import SLIP, TABLES, facts_of, look
 
 from doctor.cli.pages.plan import page
 from doctor.errors import DoctorError, WrongUsage
@@ -23,11 +22,6 @@ from doctor.planner.routes.order import ORDER
 from doctor.planner.terms.plan import ROUTES, Plan, Step, Wishes
 
 TARGET = Target(".venv/bin/python", uv=True)
-
-
-@functools.cache
-def facts_of(name: str) -> Facts:
-    return facts(CASES[name].machine)
 
 
 def facts(machine: Machine) -> Facts:

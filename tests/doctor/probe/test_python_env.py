@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import venv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -269,11 +268,9 @@ def test_a_path_that_is_no_python(tmp_path: Path, case: str) -> None:
     program = tmp_path / "python"
     program.write_text(body)
     program.chmod(0o755)
-    started = time.monotonic()
     with pytest.raises(Unknown, match=reason) as raised:
         python_env.choose(System(seconds=1), str(program))
     assert str(program) in str(raised.value)
-    assert time.monotonic() - started < 4
 
 
 @pytest.mark.parametrize("path", ["/none/python", "/etc", "/etc/passwd"])

@@ -334,11 +334,6 @@ def leaves(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def test_there_are_forty_of_each() -> None:
-    assert len(PLANTED) >= 40
-    assert len([leaf for leaf in leaves(planted("secret word")) if "secret word" in leaf]) >= 40
-
-
 @pytest.mark.parametrize("name", PLANTED)
 def test_forty_secrets_in_forty_places(system: System, name: str) -> None:
     (system.locate("/etc/environment")).write_text(
