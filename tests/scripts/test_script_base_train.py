@@ -64,7 +64,7 @@ def environment(base: Path) -> dict[str, str]:
     return {**kept, "NANOCHAT_BASE_DIR": str(base), "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 
 
-def call(base: Path, *words: str, limit: float = 180) -> subprocess.CompletedProcess[str]:
+def call(base: Path, *words: str, limit: float = 380) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [warm.python(), *words],
         cwd=REPO,
