@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 INFINITE = 1 << 30
 
 
+@functools.lru_cache(maxsize=4096)  # the same few versions of tables are compared over and over
 def parts(version: str) -> tuple[int, ...]:
     """`580.95.05` -> (580, 95, 5); what is no number ends it."""
     match = re.match(r"\d+(?:\.\d+)*", version.strip())

@@ -99,9 +99,10 @@ class SymbolTable:
         if self._table is None or not self.readable:
             return
         size = self._table.size if count is None else min(count * 24, self._table.size)
-        data = self._elf.data[self._table.offset : self._table.offset + size - size % 24]
+        data = self._elf.data[self._table.offset : self._table.offset + size]
+        whole = len(data) - len(data) % 24  # the file may end within the table
         layout = f"{self._elf.order}IBBHQQ"
-        for name, info, _, section, _, _ in struct.iter_unpack(layout, data):
+        for name, info, _, section, _, _ in struct.iter_unpack(layout, data[:whole]):
             yield name, info >> 4, section
 
     def _scan(self) -> set[bytes]:

@@ -340,6 +340,8 @@ def test_sections_with_an_impossible_place(small: bytes) -> None:
         for field in (24, 32):
             for value in (2**40, 2**63 + 5, 2**64 - 1):
                 assert_only_elf_error(patched(small, at + 64 * i + field, "<Q", value))
+        # the file ends within the section, and within an entry of it, too
+        assert_only_elf_error(patched(small, at + 64 * i + 24, "<Q", len(small) - 31))
 
 
 def as_file(folder: Path, data: bytes) -> Iterator[FileReader]:
