@@ -168,7 +168,7 @@ class Run:
         """As asked, or as the run did that goes on (compiled code rounds differently), or what the first rank finds."""
         wish = self.args.compile
         before = self.resumed.meta["loop"].get("compiled") if self.resumed else None
-        if wish == compiling.AUTO and before is not None and self.device.may_compile:
+        if wish == AUTO and before is not None and self.device.may_compile:
             wish = compiling.ON if before else compiling.OFF
 
         def choose(wish: str) -> Compiling:
@@ -181,7 +181,7 @@ class Run:
                 recompute=self.args.recompute,
             )
 
-        if wish == compiling.AUTO:
+        if wish == AUTO:
             wish, why = together(self.world, lambda: choose(wish).outcome)[0]
             if why:
                 self.say(f"compile   {wish}: {why} (--compile says otherwise)")

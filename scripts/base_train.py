@@ -37,7 +37,7 @@ def parser() -> Parser:
     g = p.add_argument_group("device")
     g.add_argument("--device-type", default=devices.AUTO, help=" | ".join(devices.KINDS))
     g.add_argument("--dtype", default=devices.AUTO, help="auto | " + " | ".join(devices.DTYPES))
-    g.add_argument("--compile", default=compiling.AUTO, choices=compiling.WISHES,
+    g.add_argument("--compile", default=devices.AUTO, choices=compiling.WISHES,
                    help="auto: where it pays; model, blocks: as one or layer by layer")  # fmt: skip
     g.add_argument("--fp8", action="store_true", help="multiply in 8 bits where the device can")
     g.add_argument(

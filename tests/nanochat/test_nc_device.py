@@ -249,10 +249,11 @@ def test_a_seed_decides_the_random_numbers() -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells")
 def test_memory_of_the_host_is_that_of_this_process() -> None:
     before = find("cpu").memory()
-    held = torch.ones(32 << 20, dtype=torch.uint8)
+    # More than malloc keeps of what was freed before.
+    held = torch.ones(256 << 20, dtype=torch.uint8)
     after = find("cpu").memory()
     assert before.used and after.used and after.peak and after.total
-    assert after.used - before.used > 24 << 20
+    assert after.used - before.used > 192 << 20
     assert before.used <= after.peak <= after.total
     free = find("cpu").free_memory()
     assert free is not None and 0 < free < after.total

@@ -239,6 +239,7 @@ def test_sigterm_saves_and_leaves(base: Path) -> None:
         *QUIET,
         "--num-iterations=100000",
         "--eval-every=-1",
+        "--compile=off",  # which so many steps would pay for
     )
     process = subprocess.Popen(
         [warm.python(), "-m", "scripts.base_train", *flags], cwd=REPO, env=environment(base), text=True,

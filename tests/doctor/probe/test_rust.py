@@ -60,7 +60,7 @@ def test_a_toolchain_of_rustup(tmp_path: Path) -> None:
         ("echo 'error: rustup could not choose a version of rustc to run' >&2; exit 1",
          "rustc ended with status 1: error: rustup could not choose"),
         ("echo nothing", "no version in 'nothing'"),
-        ("sleep 60", "rustc gave no answer within 2 s"),
+        ("sleep 60", "rustc gave no answer within "),
         ("head -c 999 /dev/urandom", "bytes that are no text"),
     ],
 )  # fmt: skip
