@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from nanochat.device import AUTO, Device
-from nanochat.errors import WrongUsage
+from nanochat.errors import NanochatError, WrongUsage
 from nanochat.model import GPT
 
 ON, OFF, MODEL, BLOCKS = "on", "off", "model", "blocks"
@@ -88,6 +89,28 @@ def choose(
         if not pays:
             return Compiling(None, part, why)
     return Compiling(device.compiler(), part, why)
+
+
+@contextmanager
+def explain_failure(compiled: bool) -> Iterator[None]:
+    """A compiler that fails ends in one sentence; a killed run can leave an unfinished file in its cache.
+
+    Raises:
+        NanochatError: it failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if not compiled or not names & {"InductorError", "BackendCompilerFailed"}:
+            raise
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        said = " ".join(str(error).split("\n\n")[0].split())[:200]
+        raise NanochatError(
+            f"compiling failed ({said}): perhaps a killed run left a file unfinished, so remove {cache_dir()} and "
+            "start again, or go on with --compile=off"
+        ) from error
 
 
 def estimate_seconds(device: Device, dtype: torch.dtype, flops: float) -> float:

@@ -12,6 +12,7 @@ import torch
 
 from nanochat import checkpoint, core, sizing
 from nanochat.bundle import default_folder, read_bundle
+from nanochat.compiling import explain_failure
 from nanochat.device import dtype_name, warn_once
 from nanochat.errors import NanochatError
 from nanochat.evaluation import PROMPTS, evaluating, text_bpb
@@ -38,7 +39,7 @@ def pretrain(run: Run) -> None:
             _pause_for(run, step)
         with explain_collectives(run.world.rank, step, run.watch.last_good):
             began = time.perf_counter()
-            with _explain_memory(run):
+            with _explain_memory(run), explain_failure(run.compiling.compiler is not None):
                 result = run.trainer.step(step)
             _check(run, step, result)
             _report(run, step, result, time.perf_counter() - began)

@@ -10,7 +10,7 @@ import torch
 from nanochat import compiling
 from nanochat.config import ModelConfig
 from nanochat.device import FAMILIES, Device, find
-from nanochat.errors import WrongUsage
+from nanochat.errors import NanochatError, WrongUsage
 from nanochat.model import GPT
 
 CONFIG = ModelConfig(vocab_size=64, depth=1, width=16, heads=1, kv_heads=1, sequence_len=8)
@@ -111,3 +111,15 @@ def test_the_estimate_grows_with_the_work() -> None:
     small = compiling.estimate_seconds(made, torch.float32, 1e9)
     large = compiling.estimate_seconds(made, torch.float32, 1e15)
     assert 0 < small < large
+
+
+def test_a_compiler_that_fails_is_one_sentence() -> None:
+    class InductorError(RuntimeError):
+        pass
+
+    says = r"file too short.*remove .*--compile=off"
+    with pytest.raises(NanochatError, match=says), compiling.explain_failure(True):
+        raise InductorError("ImportError: main.so: file too short\nand a long story")
+    for compiled, error in ((True, ValueError("other")), (False, InductorError("elsewhere"))):
+        with pytest.raises(type(error)), compiling.explain_failure(compiled):
+            raise error
